@@ -1,0 +1,419 @@
+"""The one table of the admin API's actions and their parameters (SPEC 4).
+
+`protocol` checks requests against it, and `reference` writes docs/admin-api.md from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from enum import Enum
+from typing import Any
+
+from attrs import Factory, evolve, field, frozen
+
+from nefia.admin.values import (
+    BOOLEAN,
+    INTEGER,
+    JSON,
+    LABELS,
+    MAX_REQUEST_ID_CHARACTERS,
+    NAME,
+    TEXT,
+    Kind,
+    duration,
+    nearest,
+    one_of,
+    shown,
+    text_up_to,
+    whole_number,
+)
+from nefia.errors import InvalidArgument
+from nefia.state.commands import DEFAULT_LEASE_MS, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE
+from nefia.state.limits import MAX_CLAIM_TASKS, MAX_PAGE_RECORDS
+from nefia.state.records import TaskState
+
+DEFAULT_PAGE_RECORDS = 100
+MAX_CLAIM_WAIT_MS = 3_600_000
+
+
+class Default(Enum):
+    """What stands in `Request.params` for a parameter that was not given, if not a value."""
+
+    REQUIRED = "an error"
+    ABSENT = "nothing: the key is missing there too"
+
+
+@frozen
+class Parameter:
+    """`kind` checks and converts the value; `key` is its name in `Request.params`."""
+
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = Default.REQUIRED
+    key: str = field(default=Factory(lambda self: self.name, takes_self=True))
+
+
+@frozen
+class Shape:
+    """Which keys an object may have. Made from a list of parameters, in a form fast to use."""
+
+    parameters: tuple[Parameter, ...]
+    known: dict[str, Parameter] = field(init=False)
+    required: frozenset[str] = field(init=False)
+    defaults: dict[str, Any] = field(init=False)
+
+    @known.default
+    def _known(self) -> dict[str, Parameter]:
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    @required.default
+    def _required(self) -> frozenset[str]:
+        return frozenset(p.name for p in self.parameters if p.default is Default.REQUIRED)
+
+    @defaults.default
+    def _defaults(self) -> dict[str, Any]:
+        given = [p for p in self.parameters if not isinstance(p.default, Default)]
+        return {parameter.key: parameter.default for parameter in given}
+
+    def check(self, raw: dict[str, Any], ignored: Container[str] = ()) -> dict[str, Any]:
+        """The checked parameters by their keys, with defaults. Raises InvalidArgument."""
+        params = self.defaults.copy()
+        known = self.known
+        for name, value in raw.items():
+            parameter = known.get(name)
+            if parameter is not None:
+                params[parameter.key] = parameter.kind.check(name, value)
+            elif name not in ignored:
+                raise InvalidArgument(f"unknown parameter {shown(name)}", hint=nearest(name, known))
+        if not self.required <= raw.keys():
+            missing = ", ".join(f'"{name}"' for name in sorted(self.required - raw.keys()))
+            raise InvalidArgument(f"missing: {missing}")
+        return params
+
+
+class Mode(Enum):
+    """What an action does with the shared state, and so which common parameters it takes."""
+
+    NODE = "about this node or its membership view"
+    READ = "reads the shared state"
+    CHANGE = "changes the shared state or the membership; for the leader only"
+
+
+COMMON: dict[Mode, tuple[Parameter, ...]] = {
+    Mode.NODE: (),
+    Mode.READ: (
+        Parameter(
+            "consistency",
+            one_of("linearizable", "local"),
+            "`local` reads what this node has applied, and the result says so.",
+            default="linearizable",
+        ),
+    ),
+    Mode.CHANGE: (
+        Parameter(
+            "request_id",
+            text_up_to(MAX_REQUEST_ID_CHARACTERS),
+            "Repeating a change under the same id within an hour answers as the first did.",
+            default="",
+        ),
+        Parameter("forward", BOOLEAN, "A follower passes it on to the leader.", default=False),
+    ),
+}
+
+
+@frozen
+class Action:
+    """`result` is its shape in words; `rule` checks what no single parameter can."""
+
+    name: str
+    mode: Mode
+    doc: str
+    result: str
+    parameters: tuple[Parameter, ...] = ()
+    rule: Callable[[dict[str, Any]], None] | None = None
+    shape: Shape = field(init=False)
+
+    @shape.default
+    def _shape(self) -> Shape:
+        return Shape(self.parameters + COMMON[self.mode])
+
+
+TASK = Shape(
+    (
+        Parameter("payload", JSON, "What the worker gets, at most 256 KiB."),
+        Parameter("queue", NAME, "Which queue.", default=DEFAULT_QUEUE),
+        Parameter("host", TEXT, "The host that it is for, which claims can ask for.", default=""),
+        Parameter("priority", INTEGER, "Higher goes first, then older.", default=0),
+        Parameter("delay", duration(), "Not before so long from now.", default=0, key="delay_ms"),
+        Parameter(
+            "key",
+            TEXT,
+            "A second push under it, while the task lives and 24 h after, "
+            "changes nothing and answers with the task.",
+            default="",
+        ),
+        Parameter(
+            "max_attempts", INTEGER, "Claims before it is dead.", default=DEFAULT_MAX_ATTEMPTS
+        ),
+    )
+)
+
+
+def _tasks(name: str, value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise InvalidArgument(f'"{name}" must be a list of at least one task')
+    return [_task(f"{name}[{number}]", item) for number, item in enumerate(value)]
+
+
+def _task(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f'"{name}" must be an object, not {shown(value)}')
+    try:
+        return TASK.check(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f'in "{name}": {error.message}', hint=error.hint) from None
+
+
+def _payload_or_tasks(raw: dict[str, Any]) -> None:
+    if "tasks" not in raw:
+        if "payload" not in raw:
+            raise InvalidArgument('missing: "payload", or "tasks" for several')
+    elif beside := sorted(TASK.known.keys() & raw.keys()):
+        raise InvalidArgument(f'beside "tasks" there can be no "{beside[0]}": give it in each task')
+
+
+def _page(what: str) -> tuple[Parameter, ...]:
+    return (
+        Parameter(
+            "limit",
+            whole_number(1, MAX_PAGE_RECORDS),
+            f"{what} in a page, which ends early at 512 KiB.",
+            default=DEFAULT_PAGE_RECORDS,
+        ),
+        Parameter("cursor", TEXT, "That of the page before, for the next.", default=""),
+    )
+
+
+_PUSH = (
+    *(evolve(p, default=Default.ABSENT) if p.name == "payload" else p for p in TASK.parameters),
+    Parameter(
+        "tasks",
+        Kind("list of objects", _tasks),
+        "Several tasks at once, each an object of the parameters above, instead of them.",
+        default=Default.ABSENT,
+    ),
+)
+_REASON = Parameter("reason", TEXT, "For the log.", default="")
+_SESSION_ID = Parameter("id", NAME, "The session's, or a unique prefix of 8 or more.")
+_TASK_ID = Parameter("id", NAME, "The task's.")
+_TOKEN = Parameter("token", INTEGER, "That of the claim.")
+_LEASE = Parameter(
+    "lease",
+    duration(),
+    "How long the worker has, from now.",
+    default=DEFAULT_LEASE_MS,
+    key="lease_ms",
+)
+
+ACTIONS: dict[str, Action] = {
+    action.name: action
+    for action in (
+        Action(
+            "status",
+            Mode.NODE,
+            "How this node sees itself and its cluster.",
+            "the object of `nefia cluster status -o json`",
+        ),
+        Action(
+            "members",
+            Mode.NODE,
+            "The members, as the leader sees them if there is one.",
+            '`{"members": [{"id", "address", "state", "local", "voter", "reachable", ...}]}`',
+        ),
+        Action(
+            "init",
+            Mode.NODE,
+            "Create a cluster with this node as its only member.",
+            '`{"cluster_id"}`',
+        ),
+        Action(
+            "add_peer",
+            Mode.CHANGE,
+            "Add a node as a learner, and a voter once it is up to date.",
+            '`{"changed": bool, "member": {...}}`',
+            (
+                Parameter("id", NAME, "The new node's id."),
+                Parameter("addr", NAME, "Where other nodes dial it, as `host:port`."),
+                Parameter("wait", BOOLEAN, "Answer when it is a voter.", default=True),
+                Parameter(
+                    "preflight", BOOLEAN, "Dial it first and check that it fits.", default=True
+                ),
+                _REASON,
+            ),
+        ),
+        Action(
+            "remove_peer",
+            Mode.CHANGE,
+            "Remove a member.",
+            '`{"changed": bool}`',
+            (
+                Parameter("id", NAME, "The member's id."),
+                Parameter(
+                    "force", BOOLEAN, "Even if the live cluster loses its quorum.", default=False
+                ),
+                _REASON,
+            ),
+        ),
+        Action(
+            "transfer_leader",
+            Mode.CHANGE,
+            "Hand leadership over.",
+            '`{"leader_id", "term", "phases"}`',
+            (
+                Parameter(
+                    "to", NAME, "The next leader; else the one most up to date.", default=None
+                ),
+                _REASON,
+            ),
+        ),
+        Action(
+            "session_open",
+            Mode.CHANGE,
+            "Open a session.",
+            '`{"session": {...}}`',
+            (
+                Parameter("host", NAME, "The host that it is on."),
+                Parameter("root", TEXT, "Its root directory there.", default=""),
+                Parameter("cwd", TEXT, "Its working directory.", default=""),
+                Parameter("user", TEXT, "Who is logged in.", default=""),
+                Parameter("shell", TEXT, "What is run.", default=""),
+                Parameter("labels", LABELS, "Free for use.", default={}),
+            ),
+        ),
+        Action("session_get", Mode.READ, "One session.", '`{"session": {...}}`', (_SESSION_ID,)),
+        Action(
+            "session_list",
+            Mode.READ,
+            "Sessions in the order of their ids.",
+            '`{"sessions": [...], "cursor"}`',
+            (Parameter("host", TEXT, "Only those on this host.", default=""), *_page("Sessions")),
+        ),
+        Action(
+            "session_touch",
+            Mode.CHANGE,
+            "Renew the idle timeout.",
+            '`{"session": {...}}`',
+            (_SESSION_ID,),
+        ),
+        Action(
+            "session_update",
+            Mode.CHANGE,
+            "Change a session and renew its idle timeout.",
+            '`{"session": {...}}`',
+            (
+                _SESSION_ID,
+                Parameter("cwd", TEXT, "Its working directory.", default=None),
+                Parameter("labels", LABELS, "Replaces all labels.", default=None),
+            ),
+        ),
+        Action(
+            "session_close", Mode.CHANGE, "Close a session.", '`{"session": {...}}`', (_SESSION_ID,)
+        ),
+        Action(
+            "queue_push",
+            Mode.CHANGE,
+            "Add a task, or several.",
+            '`{"task": {...}, "changed": bool}`, for several `{"tasks": [...], "changed": bool}`, '
+            "with only `id` and `state` of each task if it were more than 512 KiB",
+            _PUSH,
+            _payload_or_tasks,
+        ),
+        Action(
+            "queue_claim",
+            Mode.CHANGE,
+            "Lease the best ready task to a worker.",
+            '`{"task": {...} or null}`, with `limit` `{"tasks": [...]}`',
+            (
+                Parameter("worker", NAME, "Who will do it."),
+                Parameter("queue", TEXT, "Only of this queue.", default=""),
+                Parameter("host", TEXT, "Only tasks for this host.", default=""),
+                _LEASE,
+                Parameter(
+                    "wait",
+                    duration(MAX_CLAIM_WAIT_MS),
+                    "For a task to become ready.",
+                    default=0,
+                    key="wait_ms",
+                ),
+                Parameter(
+                    "limit", whole_number(1, MAX_CLAIM_TASKS), "Tasks at once.", default=None
+                ),
+            ),
+        ),
+        Action(
+            "queue_extend",
+            Mode.CHANGE,
+            "Prolong a lease.",
+            '`{"task"}`',
+            (_TASK_ID, _TOKEN, _LEASE),
+        ),
+        Action(
+            "queue_ack",
+            Mode.CHANGE,
+            "A task is done.",
+            '`{"task"}`',
+            (
+                _TASK_ID,
+                _TOKEN,
+                Parameter("result", JSON, "What came of it, at most 256 KiB.", default=b"null"),
+            ),
+        ),
+        Action(
+            "queue_fail",
+            Mode.CHANGE,
+            "A task has failed; it is tried again or is dead.",
+            '`{"task"}`',
+            (
+                _TASK_ID,
+                _TOKEN,
+                Parameter("error", TEXT, "Why.", default=""),
+                Parameter(
+                    "retry_after",
+                    duration(),
+                    "Else an exponential backoff.",
+                    default=None,
+                    key="retry_after_ms",
+                ),
+            ),
+        ),
+        Action("queue_cancel", Mode.CHANGE, "Cancel a task.", '`{"task"}`', (_TASK_ID,)),
+        Action(
+            "queue_retry",
+            Mode.CHANGE,
+            "Give a dead or cancelled task another life.",
+            '`{"task"}`',
+            (_TASK_ID,),
+        ),
+        Action("queue_get", Mode.READ, "One task.", '`{"task"}`', (_TASK_ID,)),
+        Action(
+            "queue_list",
+            Mode.READ,
+            "Tasks in the order of their ids.",
+            '`{"tasks", "cursor"}`',
+            (
+                Parameter("queue", TEXT, "Only this queue's.", default=""),
+                Parameter("state", one_of(*TaskState), "Only those in this state.", default=""),
+                Parameter("host", TEXT, "Only this host's.", default=""),
+                *_page("Tasks"),
+            ),
+        ),
+        Action(
+            "queue_stats",
+            Mode.READ,
+            "How many tasks are in which state.",
+            '`{"queues": {name: {"pending", "leased", "done", "dead", "cancelled", ...}}}`',
+            (Parameter("queue", TEXT, "Only this queue.", default=""),),
+        ),
+    )
+}

@@ -1,0 +1,182 @@
+"""Checks of single JSON values: strict about types, and with messages that say what is right.
+
+A `Kind` turns a decoded JSON value into what the state machine wants, or raises InvalidArgument.
+How long a host name or how large a payload may be is the business of `nefia.state`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from math import ceil
+from typing import Any
+
+from attrs import frozen
+
+from nefia.errors import InvalidArgument
+from nefia.units import format_duration, parse_duration
+
+MAX_NESTING = 200
+"""Levels of arrays and objects in a request: far from where Python's own recursion ends."""
+
+MAX_SHOWN_CHARACTERS = 60
+"""How much of a wrong value or unknown name an error message repeats."""
+
+MAX_REQUEST_ID_CHARACTERS = 128
+DURATION_LABEL = "duration"
+
+INTEGER_RANGE = range(-(2**63), 2**63)
+"""What msgpack holds."""
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON in UTF-8. Lone surrogates, which UTF-8 has no bytes for, are escaped.
+
+    Raises ValueError for infinities and NaN, which JSON does not have.
+    """
+    return _encoder.encode(value).encode("utf-8", "backslashreplace")
+
+
+def shown(value: Any) -> str:
+    """`value` for a message: as JSON, shortened."""
+    text = json.dumps(value)
+    if len(text) <= MAX_SHOWN_CHARACTERS:
+        return text
+    return text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known word most like `name`, or lists all if none is."""
+    known = sorted(known)
+    if matches := get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1):
+        return f'did you mean "{matches[0]}"?'
+    return f"known are {', '.join(known)}" if known else "it takes none"
+
+
+def nesting(value: Any) -> int:
+    """Levels of arrays and objects: 0 for a scalar, 1 for an array of scalars."""
+    levels = 0
+    containers = [value] if isinstance(value, dict | list) else []
+    while containers:
+        levels += 1
+        containers = [
+            inner
+            for outer in containers
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return levels
+
+
+@frozen
+class Kind:
+    """`check(name, value)` gives the checked value; `label` is how the reference calls it."""
+
+    label: str
+    check: Callable[[str, Any], Any]
+
+
+def _wrong(name: str, wanted: str, value: Any) -> InvalidArgument:
+    return InvalidArgument(f'"{name}" must be {wanted}, not {shown(value)}')
+
+
+def _any_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, "a string", value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _wrong(name, "valid Unicode", value) from None
+    return value
+
+
+def _name(name: str, value: Any) -> str:
+    if not _any_text(name, value):
+        raise _wrong(name, "a string that is not empty", value)
+    return str(value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, "true or false", value)
+    return value
+
+
+def _integer(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in INTEGER_RANGE:
+        raise _wrong(name, "an integer", value)
+    return value
+
+
+def _labels(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise _wrong(name, "an object of strings", value)
+    for label, text in value.items():
+        _any_text(name, label)
+        _any_text(f"{name}.{label[:MAX_SHOWN_CHARACTERS]}", text)
+    return value
+
+
+def _json(name: str, value: Any) -> bytes:
+    try:
+        return json_bytes(value)
+    except ValueError:
+        raise InvalidArgument(f'"{name}" holds a number beyond what a double can') from None
+
+
+TEXT = Kind("string", _any_text)
+NAME = Kind("string, not empty", _name)
+BOOLEAN = Kind("boolean", _boolean)
+INTEGER = Kind("integer", _integer)
+LABELS = Kind("object of strings", _labels)
+JSON = Kind("any JSON", _json)
+
+
+def one_of(*choices: str) -> Kind:
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _wrong(name, f"one of {', '.join(choices)}", value)
+        return value
+
+    return Kind(" or ".join(f"`{choice}`" for choice in choices), check)
+
+
+def whole_number(lowest: int, highest: int) -> Kind:
+    def check(name: str, value: Any) -> int:
+        number = _integer(name, value)
+        if not lowest <= number <= highest:
+            raise _wrong(name, f"from {lowest} to {highest}", value)
+        return number
+
+    return Kind(f"integer from {lowest} to {highest}", check)
+
+
+def text_up_to(most_characters: int) -> Kind:
+    def check(name: str, value: Any) -> str:
+        text = _name(name, value)
+        if len(text) > most_characters:
+            raise _wrong(name, f"at most {most_characters} characters long", value)
+        return text
+
+    return Kind(f"string, 1 to {most_characters} characters", check)
+
+
+def duration(most_ms: int | None = None) -> Kind:
+    """Go-style text to whole milliseconds, rounded up so that no wait becomes none."""
+
+    def check(name: str, value: Any) -> int:
+        if not isinstance(value, str):
+            raise _wrong(name, 'a duration such as "30s" or "1m30s"', value)
+        try:
+            milliseconds = ceil(round(parse_duration(value) * 1000, 3))
+        except ValueError as error:
+            raise InvalidArgument(f'"{name}": {error}') from None
+        if most_ms is not None and milliseconds > most_ms:
+            raise _wrong(name, f"at most {format_duration(most_ms / 1000)}", value)
+        return milliseconds
+
+    return Kind(DURATION_LABEL, check)

@@ -1,0 +1,204 @@
+"""`nefia cluster`: who is in the cluster, who leads, and changes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from nefia.cli.framework import (
+    Group,
+    Setup,
+    argument_or_option,
+    changing,
+    pass_setup,
+    reading,
+    timeout_option,
+)
+from nefia.cli.output import STRUCTURED, label_of, line, note, show_fields, show_table
+from nefia.errors import EXIT_DEGRADED, AlreadyInitialized, NoDaemon
+
+MEMBERSHIP_TIMEOUT_SECONDS = 150.0
+"""Longer than the leader itself takes at most to add a node and have it catch up."""
+
+STATUS_FIELDS = ("node_id", "state", "is_leader", "leader_id")
+STATUS_LABEL_WIDTH = 12
+MEMBER_COLUMNS = ("id", "address", "state", "local")
+MEMBER_WIDTHS = (8, 17, 10)
+REMARKS = ("note", "hint")
+"""What an answer says besides the object asked for: shown on stderr, in tables only."""
+
+
+@click.group(cls=Group)
+def cluster() -> None:
+    """The cluster and its members."""
+
+
+@cluster.command()
+@click.option("--if-needed", is_flag=True, help="Succeed if this node has a cluster already.")
+@timeout_option
+@pass_setup
+def init(setup: Setup, if_needed: bool, timeout: float | None) -> None:
+    """Create a cluster with this node as its only member."""
+    try:
+        cluster_id = _initialize(setup, timeout)
+    except AlreadyInitialized as error:
+        if not if_needed:
+            raise
+        note(f"{error.message}; nothing was changed.")
+    else:
+        line(f"Cluster ID: {cluster_id}")
+
+
+def _initialize(setup: Setup, timeout: float | None) -> str:
+    """Through the daemon if one answers, else on its data directory."""
+    try:
+        return str(setup.ask("init", timeout=timeout)["cluster_id"])
+    except NoDaemon:
+        config = setup.load()
+        from nefia.daemon import initialize
+
+        return initialize(config)
+
+
+@cluster.command()
+@reading
+@click.option("--check", is_flag=True, help="Exit with 3 if the cluster is degraded.")
+@pass_setup
+def status(setup: Setup, form: str, timeout: float | None, check: bool) -> int:
+    """How this node sees itself and its cluster."""
+    result = setup.ask("status", timeout=timeout)
+    if form in STRUCTURED:
+        STRUCTURED[form](result)
+    else:
+        keys = STATUS_FIELDS if form == "table" else _with_others(STATUS_FIELDS, [result])
+        fields = {label_of(key): result.get(key) for key in keys}
+        show_fields(fields, STATUS_LABEL_WIDTH)
+        _remark(result)
+    return EXIT_DEGRADED if check and not result.get("healthy") else 0
+
+
+@cluster.command()
+@reading
+@pass_setup
+def members(setup: Setup, form: str, timeout: float | None) -> None:
+    """All members, unreachable ones too."""
+    result = setup.ask("members", timeout=timeout)
+    if form in STRUCTURED:
+        STRUCTURED[form](result)
+        return
+    rows = result["members"]
+    keys = MEMBER_COLUMNS if form == "table" else _with_others(MEMBER_COLUMNS, rows)
+    headers = [key.upper().replace("_", "-") for key in keys]
+    show_table(headers, ([_member_cell(row, key) for key in keys] for row in rows), MEMBER_WIDTHS)
+    _remark(result)
+
+
+def _member_cell(member: dict[str, Any], key: str) -> object:
+    if key == "local":
+        return "*" if member.get(key) else ""
+    return member.get(key)
+
+
+def _with_others(keys: tuple[str, ...], objects: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """`keys`, then whatever else the objects have."""
+    others = dict.fromkeys(key for each in objects for key in each)
+    return (*keys, *(key for key in others if key not in (*keys, *REMARKS)))
+
+
+def _remark(result: dict[str, Any]) -> None:
+    for key in REMARKS:
+        if result.get(key):
+            note(f"{key}: {result[key]}")
+
+
+@cluster.command()
+@argument_or_option("id", "The new node's id.")
+@click.option("--addr", required=True, metavar="HOST:PORT", help="Where other nodes dial it.")
+@click.option("--no-preflight", is_flag=True, help="Do not dial it first to check that it fits.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is a voter.")
+@click.option("--reason", help="For the log.")
+@changing
+@pass_setup
+def add_peer(
+    setup: Setup,
+    id: str,
+    addr: str,
+    no_preflight: bool,
+    no_wait: bool,
+    reason: str | None,
+    timeout: float | None,
+    **common: Any,
+) -> None:
+    """Add a node: as a learner at first, as a voter once it has caught up."""
+    from nefia.cli.progress import Progress
+
+    with Progress(f"adding {id}", lambda: _progress_of(setup, id)):
+        result = setup.change(
+            "add_peer",
+            id=id,
+            addr=addr,
+            preflight=False if no_preflight else None,
+            wait=False if no_wait else None,
+            reason=reason,
+            timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
+            **common,
+        )
+    member = result.get("member", {})
+    address = member.get("address", addr)
+    if not result["changed"]:
+        line(f"{id} at {address} is a member already; nothing was changed.")
+    elif member.get("voter"):
+        line(f"{id} at {address} is a voter.")
+    else:
+        line(f"{id} at {address} is a learner; it becomes a voter once it has caught up.")
+
+
+def _progress_of(setup: Setup, id: str) -> str:
+    """What the leader says of the node that is being added."""
+    result = setup.ask("members", timeout=1.0)
+    member = next((each for each in result["members"] if each["id"] == id), None)
+    if member is None:
+        return "checking it"
+    return f"{member['state']}, log up to {member.get('match_index') or 0}"
+
+
+@cluster.command()
+@argument_or_option("id", "The member's id.")
+@click.option("--force", is_flag=True, help="Even if the live cluster loses its quorum by it.")
+@click.option("--reason", help="For the log.")
+@changing
+@pass_setup
+def remove_peer(
+    setup: Setup, id: str, force: bool, reason: str | None, timeout: float | None, **common: Any
+) -> None:
+    """Remove a member."""
+    result = setup.change(
+        "remove_peer",
+        id=id,
+        force=force or None,
+        reason=reason,
+        timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
+        **common,
+    )
+    line(f"{id} is removed." if result["changed"] else f"{id} was no member; nothing was changed.")
+
+
+@cluster.command()
+@click.option("--to", metavar="ID", help="The next leader. Else it is the one most up to date.")
+@click.option("--reason", help="For the log.")
+@changing
+@pass_setup
+def transfer_leader(
+    setup: Setup, to: str | None, reason: str | None, timeout: float | None, **common: Any
+) -> None:
+    """Hand leadership over to another node."""
+    result = setup.change(
+        "transfer_leader",
+        to=to,
+        reason=reason,
+        timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
+        **common,
+    )
+    line(f"{result['leader_id']} leads in term {result['term']}.")

@@ -1,0 +1,141 @@
+"""What no single value shows: whether the settings go together, and with this machine.
+
+Each check yields findings. A finding about a key that is faulty in itself is dropped, so that one
+slip gives one message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from nefia.config.reader import Report
+from nefia.config.schema import ClusterConfig, Config
+from nefia.units import format_duration
+
+
+@frozen
+class Finding:
+    """`keys` are those it rests on; it is reported at the first."""
+
+    keys: tuple[str, ...]
+    sentence: str
+
+
+def check(config: Config, report: Report) -> None:
+    """Note in `report` every mistake that shows only in the whole."""
+    for find in CHECKS:
+        for finding in find(config):
+            if not any(report.is_faulty(key) for key in finding.keys):
+                report.add(finding.keys[0], finding.sentence)
+
+
+def _needed_if_enabled(config: Config) -> Iterator[Finding]:
+    cluster = config.cluster
+    examples = {
+        "node_id": (cluster.node_id, "node-1"),
+        "bind_addr": (cluster.bind_addr, "0.0.0.0:9700"),
+        "advertise_addr": (cluster.advertise_addr, "10.99.0.1:9700"),
+    }
+    for name, (value, example) in examples.items():
+        if cluster.enabled and not value:
+            yield Finding(
+                (f"cluster.{name}", "cluster.enabled"),
+                f'is missing; a cluster needs it, such as {name}: "{example}"',
+            )
+
+
+def _timeouts(config: Config) -> Iterator[Finding]:
+    raft = config.cluster.raft
+    lease, heartbeat, election = "leader_lease", "heartbeat_timeout", "election_timeout"
+    if raft.leader_lease >= raft.heartbeat_timeout:
+        yield Finding(
+            (f"cluster.raft.{lease}", f"cluster.raft.{heartbeat}"),
+            f"{format_duration(raft.leader_lease)} is not shorter than {heartbeat}, "
+            f"{format_duration(raft.heartbeat_timeout)}; a leader's lease has to end before "
+            f"the others may elect a new one, so write a shorter {lease} or a longer {heartbeat}",
+        )
+    if raft.heartbeat_timeout > raft.election_timeout:
+        yield Finding(
+            (f"cluster.raft.{heartbeat}", f"cluster.raft.{election}"),
+            f"{format_duration(raft.heartbeat_timeout)} is longer than {election}, "
+            f"{format_duration(raft.election_timeout)}; write a shorter {heartbeat} or a "
+            f"longer {election}",
+        )
+
+
+def _peers(config: Config) -> Iterator[Finding]:
+    cluster = config.cluster
+    first_with: dict[str, int] = {}
+    for number, peer in enumerate(cluster.peers):
+        key = f"cluster.peers[{number}]"
+        if peer.id in first_with:
+            yield Finding(
+                (f"{key}.id",),
+                f'"{peer.id}" is also the id of peers[{first_with[peer.id]}]; every node has an '
+                "id of its own",
+            )
+        first_with.setdefault(peer.id, number)
+        if peer.id == cluster.node_id and peer.address != cluster.advertise_addr:
+            yield Finding(
+                (f"{key}.id", f"{key}.address", "cluster.node_id", "cluster.advertise_addr"),
+                f'"{peer.id}" is this node\'s own id, but {peer.address} is not its '
+                "advertise_addr; write the other node's id, or leave this peer out",
+            )
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    if not config.cluster.tls_enabled:
+        return
+    for name, path in _tls_files(config.cluster).items():
+        if why := _why_unusable(path):
+            yield Finding(
+                (f"cluster.{name}",), f"{why}; tls_enabled needs a file that this user may read"
+            )
+    yield Finding(
+        ("cluster.tls_enabled",), "this version does not speak TLS yet; write tls_enabled: false"
+    )
+
+
+def _tls_files(cluster: ClusterConfig) -> dict[str, Path | None]:
+    return {
+        "tls_cert_file": cluster.tls_cert_file,
+        "tls_key_file": cluster.tls_key_file,
+        "tls_ca_file": cluster.tls_ca_file,
+    }
+
+
+def _why_unusable(path: Path | None) -> str | None:
+    if path is None:
+        return "is missing"
+    if not os.path.isfile(path):
+        return f"{path} is not a file"
+    if not os.access(path, os.R_OK, effective_ids=True):
+        return f"{path} is not readable"
+    return None
+
+
+def _admin_group(config: Config) -> Iterator[Finding]:
+    import grp
+
+    if config.admin_group is not None:
+        try:
+            grp.getgrnam(config.admin_group)
+        except KeyError:
+            yield Finding(
+                ("admin_group",),
+                f'"{config.admin_group}" is not a group of this machine; create it, or leave the '
+                "key out",
+            )
+
+
+CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _needed_if_enabled,
+    _timeouts,
+    _peers,
+    _tls,
+    _admin_group,
+)

@@ -1,0 +1,237 @@
+"""Every key of nefia.yaml: its kind, default and meaning, and the frozen values that it becomes.
+
+The classes are the one table: the reader, the checks and docs/configuration.md are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attrs import field, fields, frozen
+
+from nefia.config.kinds import (
+    BIND_ADDRESS,
+    BOOLEAN,
+    DIAL_ADDRESS,
+    NODE_ID,
+    PATH,
+    TEXT,
+    AnyKind,
+    Items,
+    Kind,
+    Reserved,
+    Scalar,
+    Section,
+    duration,
+    optional,
+    whole_number,
+)
+
+MAX_PEERS = 100
+SHORTEST = "10ms"
+"""Below it, the scheduling of an ordinary machine decides who leads."""
+LONGEST_ELECTION = "1m"
+LONGEST_TIMEOUT = "10m"
+LONGEST_INTERVAL = "24h"
+MAX_SNAPSHOTS = 100
+MAX_ENTRIES = 10_000_000
+MAX_CONNECTIONS_PER_PEER = 16
+MAX_SESSION_MINUTES = 366 * 24 * 60
+
+_SETTING = "nefia setting"
+
+
+@frozen
+class Setting:
+    """One key. `default` is as it would stand in the file; None where the key must be given."""
+
+    kind: AnyKind
+    default: Scalar | None
+    doc: str
+
+
+def described(kind: AnyKind, default: Scalar | None, doc: str) -> dict[str, object]:
+    """The metadata of a field that the reader cannot fill by itself."""
+    return {_SETTING: Setting(kind, default, doc)}
+
+
+def setting(kind: Kind, default: Scalar, doc: str) -> Any:
+    """A field of one value that has the same default in the file and in the program."""
+    return field(default=kind.convert(default), metadata=described(kind, default, doc))
+
+
+def settings_of(section: type) -> dict[str, Setting]:
+    """The keys of a section, in order."""
+    return {
+        attribute.name: attribute.metadata[_SETTING]
+        for attribute in fields(section)
+        if _SETTING in attribute.metadata
+    }
+
+
+def all_settings(section: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    """Every key within a section, under its full name; `[]` stands for each item of a list."""
+    for name, each in settings_of(section).items():
+        yield prefix + name, each
+        match each.kind:
+            case Section(of):
+                yield from all_settings(of, f"{prefix}{name}.")
+            case Items(of):
+                yield from all_settings(of, f"{prefix}{name}[].")
+
+
+_ELECTION = duration(SHORTEST, LONGEST_ELECTION)
+_TIMEOUT = duration(SHORTEST, LONGEST_TIMEOUT)
+_INTERVAL = duration(SHORTEST, LONGEST_INTERVAL)
+_ENTRIES = whole_number(1, MAX_ENTRIES)
+_MINUTES = whole_number(1, MAX_SESSION_MINUTES)
+_OPTIONAL_PATH = optional(PATH, absent=None)
+
+
+@frozen(kw_only=True)
+class RaftConfig:
+    """Durations in seconds."""
+
+    apply_timeout: float = setting(_TIMEOUT, "10s", "How long a change may take to be applied.")
+    leader_lease: float = setting(
+        _ELECTION,
+        "500ms",
+        "A leader that a quorum has not answered for so long steps down. "
+        "Shorter than `heartbeat_timeout`.",
+    )
+    heartbeat_timeout: float = setting(
+        _ELECTION,
+        "1s",
+        "A follower that hears nothing for so long starts an election. At most `election_timeout`.",
+    )
+    election_timeout: float = setting(
+        _ELECTION, "1s", "A candidate that has not won for so long starts again."
+    )
+    snapshot_retain: int = setting(whole_number(1, MAX_SNAPSHOTS), 2, "Snapshots that are kept.")
+    snapshot_threshold: int = setting(
+        _ENTRIES, 8192, "Entries since the last snapshot that call for the next."
+    )
+    snapshot_interval: float = setting(
+        _INTERVAL, "120s", "How often `snapshot_threshold` is looked at."
+    )
+    trailing_logs: int = setting(
+        _ENTRIES, 10240, "Entries that are kept behind a snapshot for slow followers."
+    )
+    max_pool: int = setting(
+        whole_number(1, MAX_CONNECTIONS_PER_PEER), 3, "Connections to each peer."
+    )
+    transport_timeout: float = setting(
+        _TIMEOUT, "10s", "A connection that makes no progress for so long is cut."
+    )
+
+
+@frozen(kw_only=True)
+class PeerConfig:
+    id: str = field(metadata=described(NODE_ID, None, "The node's id."))
+    address: str = field(
+        metadata=described(DIAL_ADDRESS, None, "Its `advertise_addr`, as `host:port`.")
+    )
+
+
+@frozen(kw_only=True)
+class ClusterConfig:
+    """Ids and addresses are "" where they are not given; they are given if `enabled`."""
+
+    enabled: bool = setting(
+        BOOLEAN,
+        False,
+        "Whether this node is one of a cluster. If not, the daemon runs as a single active node.",
+    )
+    node_id: str = setting(
+        optional(NODE_ID, absent=""),
+        "",
+        "The node's name, unique in the cluster: 1 to 63 letters, digits, dots, hyphens and "
+        "underscores, the first a letter or digit. Needed if enabled.",
+    )
+    bind_addr: str = setting(
+        optional(BIND_ADDRESS, absent=""),
+        "",
+        "Where Raft TCP listens, as `host:port`; `0.0.0.0:9700` or `[::]:9700` for every "
+        "address. Needed if enabled.",
+    )
+    advertise_addr: str = setting(
+        optional(DIAL_ADDRESS, absent=""),
+        "",
+        "What other nodes dial, as `host:port`, `1.2.3.4:port` or `[IPv6]:port`. Names are "
+        "resolved at each dial. Needed if enabled.",
+    )
+    data_dir: Path = field(
+        metadata=described(
+            _OPTIONAL_PATH, "", "Where log and snapshots are kept. Empty: `<state-dir>/cluster`."
+        )
+    )
+    peers: tuple[PeerConfig, ...] = field(
+        default=(),
+        metadata=described(
+            Items(PeerConfig, MAX_PEERS),
+            "",
+            "Nodes that this one may find a cluster through. None is added by being listed.",
+        ),
+    )
+    tls_enabled: bool = setting(
+        BOOLEAN,
+        False,
+        "Whether nodes speak TLS to each other. This version cannot yet, and refuses `true`.",
+    )
+    tls_cert_file: Path | None = field(
+        default=None, metadata=described(_OPTIONAL_PATH, "", "The node's certificate, PEM.")
+    )
+    tls_key_file: Path | None = field(
+        default=None, metadata=described(_OPTIONAL_PATH, "", "The certificate's key, PEM.")
+    )
+    tls_ca_file: Path | None = field(
+        default=None,
+        metadata=described(
+            _OPTIONAL_PATH, "", "The authority that signed the certificates of all nodes, PEM."
+        ),
+    )
+    raft: RaftConfig = field(
+        factory=RaftConfig,
+        metadata=described(Section(RaftConfig), "", "Timing and sizes; every key has a default."),
+    )
+
+
+@frozen(kw_only=True)
+class Config:
+    """What a daemon runs on. `path` is the file it came from, None for the defaults alone."""
+
+    path: Path | None
+    state_dir: Path = field(
+        metadata=described(
+            _OPTIONAL_PATH,
+            "",
+            "Where the daemon keeps its state and `admin.sock`; `--state-dir` and "
+            "`$NEFIA_STATE_DIR` come first. Empty: `/var/lib/nefia` for root, "
+            "`$XDG_STATE_HOME/nefia` (`~/.local/state/nefia`) for others.",
+        )
+    )
+    admin_group: str | None = setting(
+        optional(TEXT, absent=None),
+        "",
+        "A group of this machine that may use `admin.sock` (mode 0660). Empty: the owner only.",
+    )
+    cluster: ClusterConfig = field(
+        metadata=described(Section(ClusterConfig), "", "The cluster and this node's place in it.")
+    )
+    session_ttl_minutes: int = setting(_MINUTES, 1440, "A session is closed so long after opening.")
+    session_idle_timeout_minutes: int = setting(
+        _MINUTES, 30, "A session that nobody uses for so long is closed."
+    )
+    session_gc_interval_minutes: int = setting(
+        _MINUTES, 5, "How often the leader looks for sessions to close."
+    )
+    services: tuple[()] = field(
+        default=(),
+        metadata=described(
+            Reserved("this version runs no services yet; write services: [] or leave the key out"),
+            "",
+            "Leader services. This version runs none yet, so the list has to be empty.",
+        ),
+    )

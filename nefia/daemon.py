@@ -1,0 +1,305 @@
+"""The daemon: the only place that wires. It opens the nurseries, and nothing else decides here.
+
+daemon > admin server > node > (mesh, replica > leadership scope, discovery)
+
+Cancelling an outer scope would cancel all of these at once, so a planned stop cancels nothing at
+first: `_stop` has the node hand over and say goodbye, then cancels the rest (DESIGN).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Sequence
+from random import SystemRandom
+from typing import Any
+
+import structlog
+import trio
+
+from nefia import logs
+from nefia.admin.actions import Actions, SessionLifetimes
+from nefia.admin.protocol import (
+    Refusal,
+    Request,
+    encode_answer,
+    encode_error,
+    parse_request,
+)
+from nefia.admin.server import serve_admin
+from nefia.clock import BootClock, TrioNodeClock
+from nefia.config import Config, parse_address
+from nefia.errors import (
+    DiskFailed,
+    InvalidConfiguration,
+    NefiaError,
+    NotInitialized,
+    Permission,
+    ShuttingDown,
+)
+from nefia.net.network import TcpNetwork
+from nefia.node.node import (
+    Node,
+    Settings,
+    already_initialized,
+    first_configuration,
+    new_cluster_id,
+    open_node,
+)
+from nefia.raft.core import BOOTSTRAP_ENTRY_TERM
+from nefia.raft.effects import Write
+from nefia.raft.entries import Entry, HardState
+from nefia.storage.lmdb_store import LmdbStore, open_lmdb
+
+ADMIN_SOCKET = "admin.sock"
+FIRST_RESTART_SECONDS = 1.0
+MAX_RESTART_SECONDS = 30.0
+STOP_SECONDS = 10.0
+"""How long a planned stop may take before everything is cancelled."""
+
+SINGLE_NODE_ID = "local"
+CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "transfer_leader"})
+
+_log = structlog.get_logger("nefia.daemon")
+
+
+def run(config: Config) -> int:
+    """Run the daemon until it is told to stop; returns the exit code. Raises NefiaError."""
+    if not __debug__:
+        raise InvalidConfiguration(
+            "nefia does not run with python -O: its assertions are part of its safety"
+        )
+    logs.configure(os.environ)
+    try:
+        trio.run(Daemon(config).main, clock=BootClock())
+    except BaseExceptionGroup as group:
+        raise _unwrapped(group) from group
+    return 0
+
+
+def initialize(config: Config) -> str:
+    """Create a cluster of this one node while its daemon does not run; returns the cluster's id.
+
+    Raises AlreadyInitialized, DataInUse while a daemon runs, and what opening the data does.
+    """
+    _require_cluster(config)
+    _make_state_dir(config)
+    return trio.run(_initialize, config)
+
+
+async def _initialize(config: Config) -> str:
+    cluster = config.cluster
+    store = await open_lmdb(cluster.data_dir, cluster.node_id)
+    try:
+        identity = store.identity
+        if identity.cluster_id:
+            raise already_initialized(identity.cluster_id)
+        cluster_id = new_cluster_id()
+        first = first_configuration(cluster.node_id, cluster.advertise_addr, identity.instance_id)
+        if not (await store.load(0)).last_index:
+            entry = Entry(1, BOOTSTRAP_ENTRY_TERM, first)
+            await store.write(Write(1, HardState(BOOTSTRAP_ENTRY_TERM), (entry,)))
+        await store.join(cluster_id)
+        return cluster_id
+    finally:
+        await store.close()
+
+
+def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one place where exception groups end: the error that an operator should see.
+
+    Errors of the world go to the operator as they are; a mistake of ours stays whole.
+    """
+    errors, others = group.split(NefiaError)
+    if others is not None or errors is None:
+        return group
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+class Daemon:
+    """One process: an admin socket, and a node that is started again when its disk fails."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = TrioNodeClock()
+        self._network = TcpNetwork(config.cluster.raft.transport_timeout)
+        self._actions: Actions | None = None
+        self._node: Node | None = None
+        self._unavailable = NefiaError("the daemon is starting", hint="try again in a moment")
+        self._lifetimes = SessionLifetimes(
+            ttl_ms=config.session_ttl_minutes * 60_000,
+            idle_timeout_ms=config.session_idle_timeout_minutes * 60_000,
+        )
+
+    async def main(self) -> None:
+        _make_state_dir(self._config)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._heed_signals, nursery.cancel_scope)
+            await nursery.start(self._run_node_for_ever)
+            socket_path = self._config.state_dir / ADMIN_SOCKET
+            await nursery.start(
+                lambda task_status: serve_admin(
+                    socket_path,
+                    self.handle,
+                    group=self._config.admin_group,
+                    task_status=task_status,
+                )
+            )
+            _log.info("ready", admin_socket=str(socket_path))
+
+    # Requests.
+
+    async def handle(self, request: Request) -> dict[str, Any]:
+        """The admin server's handler."""
+        if not self._config.cluster.enabled and request.action in CLUSTER_ACTIONS:
+            raise _not_clustered()
+        if self._actions is None:
+            raise self._unavailable
+        return await self._actions(request)
+
+    async def _answer(self, line: bytes) -> bytes:
+        """The answer to a request that another node has passed on."""
+        request = parse_request(line)
+        if isinstance(request, Refusal):
+            return encode_error(request.seq, request.error)
+        try:
+            return encode_answer(request.seq, await self.handle(request))
+        except NefiaError as error:
+            return encode_error(request.seq, error)
+
+    # The node.
+
+    async def _run_node_for_ever(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run the node; when its disk fails, begin anew with what the disk holds (SPEC 5)."""
+        pause = FIRST_RESTART_SECONDS
+        while True:
+            began = trio.current_time()
+            try:
+                await self._run_node(task_status)
+            except* DiskFailed as group:
+                if self._node is None:
+                    raise  # it never ran: that is for the operator and the service manager
+                self._actions = None
+                error = _unwrapped(group)
+                assert isinstance(error, DiskFailed)
+                self._unavailable = error
+            if trio.current_time() - began > MAX_RESTART_SECONDS:
+                pause = FIRST_RESTART_SECONDS
+            _log.warning("node_restarts", after_seconds=pause, reason=self._unavailable.message)
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_RESTART_SECONDS)
+
+    async def _run_node(self, task_status: trio.TaskStatus[None]) -> None:
+        cluster = self._config.cluster
+        if cluster.enabled:
+            data_dir, node_id = cluster.data_dir, cluster.node_id
+        else:
+            data_dir, node_id = self._config.state_dir / "single", SINGLE_NODE_ID
+        store = await open_lmdb(data_dir, node_id)
+        try:
+            node = await self._open_node(store)
+            listeners = await self._listen()
+            first_run, self._node = self._node is None, node
+            self._actions = Actions(node, self._lifetimes)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.run, listeners)
+                if not cluster.enabled and not store.identity.cluster_id:
+                    await node.initialize()
+                if first_run:
+                    task_status.started()
+        finally:
+            await store.close()
+
+    async def _open_node(self, store: LmdbStore) -> Node:
+        return await open_node(
+            settings=Settings.of(self._config.cluster),
+            store=store,
+            clock=self._clock,
+            network=self._network,
+            random=SystemRandom(),
+            answer=self._answer,
+        )
+
+    async def _listen(self) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+        cluster = self._config.cluster
+        if not cluster.enabled:
+            return []
+        try:
+            listeners = await self._network.listen(cluster.bind_addr)
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"cannot listen on cluster.bind_addr {cluster.bind_addr}: {error.strerror}",
+                hint="is another daemon running there, or is the address another machine's?",
+            ) from error
+        host = parse_address(cluster.bind_addr)[0]
+        if host not in ("localhost", "::1") and not host.startswith("127."):
+            _log.warning(
+                "no_tls",
+                bind_addr=cluster.bind_addr,
+                meaning="whoever can reach this address can take part in the cluster",
+            )
+        return listeners
+
+    # Signals.
+
+    async def _heed_signals(
+        self,
+        everything: trio.CancelScope,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        stopping = False
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        _log.info("nothing_to_reload")
+                    elif stopping:
+                        everything.cancel()  # asked twice: at once
+                    else:
+                        stopping = True
+                        nursery.start_soon(self._stop, everything, signal.Signals(number).name)
+
+    async def _stop(self, everything: trio.CancelScope, reason: str) -> None:
+        _log.info("stopping", reason=reason)
+        node, self._unavailable = self._node, ShuttingDown("the daemon is shutting down")
+        with trio.move_on_after(STOP_SECONDS):
+            if node is not None and self._actions is not None:
+                await node.leave()
+        self._actions = None
+        everything.cancel()
+
+
+def _make_state_dir(config: Config) -> None:
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(config.state_dir.stat().st_mode)
+    except OSError as error:
+        raise Permission(
+            f"cannot use the state directory {config.state_dir}: {error.strerror}",
+            hint="create it for this user, or name another with --state-dir",
+        ) from error
+    if mode & 0o022:
+        raise Permission(
+            f"others may write into the state directory {config.state_dir} (mode {mode:04o})",
+            hint=f"chmod 0700 {config.state_dir}",
+        )
+
+
+def _require_cluster(config: Config) -> None:
+    if not config.cluster.enabled:
+        raise _not_clustered()
+
+
+def _not_clustered() -> NotInitialized:
+    return NotInitialized(
+        "this node runs without a cluster, since cluster.enabled is false",
+        hint="set cluster.enabled: true, node_id, bind_addr and advertise_addr in nefia.yaml, "
+        "restart the daemon, and run nefia cluster init",
+    )

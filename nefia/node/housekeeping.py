@@ -1,0 +1,49 @@
+"""The leader's own changes: cluster time goes on, so that what is due expires (SPEC 8)."""
+
+from __future__ import annotations
+
+from nefia.clock import NodeClock, sleep
+from nefia.errors import NefiaError
+from nefia.node.replica import Replica
+from nefia.state.commands import AdvanceTime
+
+TIME_ENTRY_SECONDS = 60.0
+"""At most so far apart are the time entries while anything can expire: it is what a power cut of
+all nodes costs at most."""
+MIN_ADVANCE_SECONDS = 1.0
+"""At least so far apart, however much expires: other changes bring the time along too."""
+
+
+class Housekeeping:
+    """Runs in the leadership scope."""
+
+    def __init__(self, replica: Replica, clock: NodeClock) -> None:
+        self._replica = replica
+        self._clock = clock
+
+    async def run(self) -> None:
+        while True:
+            await self._until_due()
+            try:
+                await self._replica.propose(AdvanceTime(), "").wait()
+            except NefiaError:
+                pass  # no longer the leader, or too busy: the scope ends, or the next time is soon
+            await sleep(self._clock, MIN_ADVANCE_SECONDS)
+
+    async def _until_due(self) -> None:
+        """Until something is due to expire, or the last time entry is old."""
+        applier, machine = self._replica.applier, self._replica.applier.machine
+        while True:
+            now = self._clock.now()
+            due_ms = machine.next_expiry_ms()
+            if due_ms is None:
+                await applier.applied.wait()
+                continue
+            cluster_ms = self._replica.cluster_clock.read(now)
+            if cluster_ms >= min(due_ms, machine.time_ms + TIME_ENTRY_SECONDS * 1000):
+                return
+            wait_ms = min(due_ms, machine.time_ms + TIME_ENTRY_SECONDS * 1000) - cluster_ms
+            with self._clock.deadline_scope(now + wait_ms / 1000):
+                await applier.applied.wait()
+            # Other changes may come by the thousand; looking once in a while is enough.
+            await sleep(self._clock, MIN_ADVANCE_SECONDS)

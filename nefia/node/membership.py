@@ -1,0 +1,269 @@
+"""What operators ask of the leader about its members: add, remove, hand over (SPEC 2).
+
+The core makes and commits each single-server change; here are the checks before it that need more
+than the log, and the waiting afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import structlog
+from attrs import evolve, frozen
+
+from nefia.clock import NodeClock
+from nefia.errors import (
+    ChangeInProgress,
+    NotFound,
+    NotInitialized,
+    OtherCluster,
+    OutcomeUnknown,
+    PeerUnreachable,
+    WouldLoseQuorum,
+)
+from nefia.net.handshake import Welcome
+from nefia.node.replica import Replica
+from nefia.raft.configuration import Configuration, Member
+from nefia.raft.quorum import majority
+
+PREFLIGHT_SECONDS = 5.0
+PROMOTION_SECONDS = 60.0
+"""How long an add waits for the learner to catch up. It goes on without the waiting."""
+TRANSFER_SECONDS = 10.0
+
+Probe = Callable[[str, str, float], Awaitable[Welcome]]
+"""(address, expected node id, timeout in seconds); see `Mesh.probe`."""
+
+_log = structlog.get_logger("nefia.node")
+
+
+@frozen
+class Membership:
+    """The operations of one node, which must lead for each: else they raise NotLeader, NoLeader."""
+
+    replica: Replica
+    clock: NodeClock
+    cluster_id: Callable[[], str]
+    probe: Probe
+    apply_timeout: float
+
+    # Adding.
+
+    async def add(
+        self, node_id: str, address: str, *, wait: bool, preflight: bool
+    ) -> dict[str, Any]:
+        """{"changed": bool, "member": {...}}.
+
+        Raises what `Mesh.probe` does, OtherCluster, ChangeInProgress, OutcomeUnknown.
+        """
+        self._require_leader()
+        old = self._configuration.get(node_id)
+        if old is not None and old.address == address:
+            if wait and old.promote:
+                await self._await_promotion(node_id)
+            return self._added(node_id, changed=False)
+        instance = old.instance if old else ""
+        if preflight:
+            instance = await self._preflight(node_id, address, instance)
+        if old is not None:
+            member = evolve(old, address=address, instance=instance)
+        else:
+            member = Member(node_id, address, voter=False, promote=True, instance=instance)
+        await self._change(lambda now: self._configuration.with_member(member))
+        if wait and member.promote:
+            await self._await_promotion(node_id)
+        return self._added(node_id, changed=True)
+
+    async def _preflight(self, node_id: str, address: str, instance: str) -> str:
+        """Talk to the node before anything is changed; returns its instance id."""
+        welcome = await self.probe(address, node_id, PREFLIGHT_SECONDS)
+        if welcome.cluster_id not in ("", self.cluster_id()):
+            raise OtherCluster(
+                f"{node_id} at {address} belongs to another cluster, {welcome.cluster_id}",
+                hint=f"if that is over, stop {node_id} and remove its data directory",
+            )
+        if instance and welcome.instance_id != instance:
+            raise OtherCluster(
+                f"{node_id} at {address} has another data directory than the member {node_id}",
+                hint=f"remove {node_id} first, then add it again",
+            )
+        return welcome.instance_id
+
+    async def _await_promotion(self, node_id: str) -> None:
+        def settled() -> bool:
+            member = self._configuration.get(node_id)
+            committed = self.replica.raft.log.configuration_index <= self.replica.raft.commit_index
+            return member is None or (member.voter and committed)
+
+        if await self._until(settled, PROMOTION_SECONDS):
+            return
+        raise OutcomeUnknown(
+            f"{node_id} was added as a learner and has not caught up within "
+            f"{PROMOTION_SECONDS:.0f} s; the leader goes on and makes it a voter when it has",
+            changed=True,
+            hint="see nefia cluster members; nefia cluster remove-peer cancels it",
+        )
+
+    def _added(self, node_id: str, *, changed: bool) -> dict[str, Any]:
+        member = self._configuration.get(node_id)
+        shown = None
+        if member is not None:
+            shown = {"id": member.id, "address": member.address, "voter": member.voter}
+        return {"changed": changed, "member": shown}
+
+    def record_instance(self, node_id: str, instance: str) -> None:
+        """Whom the leader meets for the first time is remembered by its data directory (SPEC 2)."""
+        member = self._configuration.get(node_id)
+        if self.replica.raft.leader is None or member is None or member.instance:
+            return
+
+        def record(now: float) -> None:
+            configuration = self._configuration.with_member(evolve(member, instance=instance))
+            try:
+                self.replica.raft.change(now, configuration)
+            except ChangeInProgress:
+                _log.debug("instance_not_recorded_yet", node=node_id)
+
+        self.replica.post(record)
+
+    # Removing.
+
+    async def remove(self, node_id: str, *, force: bool) -> dict[str, Any]:
+        """{"changed": True}. Raises NotFound, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown."""
+        self._require_leader()
+        if self._configuration.get(node_id) is None:
+            raise NotFound(
+                f"{node_id} is no member of this cluster",
+                hint="see nefia cluster members",
+            )
+
+        def without(now: float) -> Configuration:
+            self._check_quorum_without(node_id, now, force=force)
+            return self._configuration.without(node_id)
+
+        await self._change(without)
+        return {"changed": True}
+
+    def _check_quorum_without(self, node_id: str, now: float, *, force: bool) -> None:
+        old, new = self._configuration, self._configuration.without(node_id)
+        if not new.voters:
+            raise WouldLoseQuorum(
+                f"{node_id} is the last voter: a cluster without voters decides nothing",
+                hint="to end the cluster, stop the daemon and remove its data directory",
+            )
+        if node_id not in old.voters:
+            return
+        answering = self.answering(now)
+        left, needed = len(answering & new.voters), majority(new.voters)
+        if left < needed:
+            raise WouldLoseQuorum(
+                f"without {node_id}, only {left} of {len(new.voters)} voters answer "
+                f"and {needed} are needed: the cluster would stop at once",
+                hint="bring the other nodes back first; --force does not override this",
+            )
+        silent = sorted(new.voters - answering)
+        if silent and left == needed and node_id in answering and not force:
+            raise WouldLoseQuorum(
+                f"without {node_id}, the cluster would stop at the next failure, "
+                f"since {', '.join(silent)} does not answer",
+                hint=f"remove or repair {silent[0]} first, or add --force",
+            )
+
+    def answering(self, now: float) -> frozenset[str]:
+        """The members that the leader has heard within `heartbeat_timeout`, itself included."""
+        raft = self.replica.raft
+        if raft.leader is None:
+            return frozenset()
+        since = now - raft.options.heartbeat_timeout
+        heard = {
+            node_id
+            for node_id, progress in raft.leader.progress.items()
+            if progress.heard_at is not None and progress.heard_at >= since
+        }
+        return frozenset(heard | {raft.node_id})
+
+    # Handing over.
+
+    async def transfer(self, to: str | None) -> dict[str, Any]:
+        """{"leader_id", "term", "phases": {"catch_up_ms", "election_ms"}} (3.10).
+
+        Raises ChangeInProgress, NotMember, PeerUnreachable, OutcomeUnknown.
+        """
+        self._require_leader()
+        raft = self.replica.raft
+        began = self.clock.now()
+        target = await self.replica.ask(partial(self._begin_transfer, to))
+
+        def decided() -> bool:
+            return raft.leader is None or raft.leader.handed_over or not raft.leader.transferring
+
+        def elected() -> bool:
+            return raft.leader_id not in (None, raft.node_id) or not decided()
+
+        await self._until(decided, TRANSFER_SECONDS)
+        caught_up = self.clock.now()
+        if raft.leader and not raft.leader.transferring:
+            raise PeerUnreachable(
+                f"{target} did not catch up in time, so this node still leads",
+                hint="see the lag in nefia cluster members -o wide",
+            )
+        if not await self._until(elected, TRANSFER_SECONDS):
+            raise OutcomeUnknown(
+                f"leadership was handed to {target}, but no new leader is known yet",
+                changed=True,
+                hint="see nefia cluster status",
+            )
+        phases = {
+            "catch_up_ms": _milliseconds(caught_up - began),
+            "election_ms": _milliseconds(self.clock.now() - caught_up),
+        }
+        return {"leader_id": raft.leader_id, "term": raft.term, "phases": phases}
+
+    def _begin_transfer(self, to: str | None, now: float) -> str:
+        return self.replica.raft.transfer(now, to)
+
+    # What they share.
+
+    @property
+    def _configuration(self) -> Configuration:
+        return self.replica.raft.log.configuration
+
+    def _require_leader(self) -> None:
+        raft = self.replica.raft
+        if not raft.log.configuration.members:
+            raise NotInitialized(
+                "this node belongs to no cluster yet",
+                hint="run nefia cluster init here for a new one, or add-peer on the leader of one",
+            )
+        if raft.leader is None:
+            raise self.replica.not_leader()
+
+    async def _change(self, make: Callable[[float], Configuration]) -> None:
+        """Make and commit one change. Raises what the core does, and OutcomeUnknown."""
+        raft = self.replica.raft
+        index, term = await self.replica.ask(
+            lambda now: (raft.change(now, make(now)), raft.term)
+        )
+
+        def decided() -> bool:
+            return raft.commit_index >= index or raft.log.term_at(index) != term
+
+        if await self._until(decided, self.apply_timeout) and raft.log.term_at(index) == term:
+            return
+        raise OutcomeUnknown(
+            "the change of the members was proposed, but no majority has confirmed it",
+            hint="see nefia cluster members before trying again",
+        )
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Wait for `done()`, looked at whenever role, leader or members change."""
+        with self.clock.deadline_scope(self.clock.now() + seconds):
+            while not done():
+                await self.replica.changed.wait()
+        return done()
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,66 @@
+"""Who is in the cluster: members, voters, learners, and the single-server change (4.1, 4.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import evolve, field, frozen
+
+
+@frozen
+class Member:
+    """One node of the cluster.
+
+    `instance` is the random id of its data directory, empty until the leader has first met it; a
+    node that answers under this id with another instance has lost its log (a wiped disk) and must
+    not vote on what it no longer knows. `promote` says that this learner is to become a voter once
+    it has caught up; every leader pursues it.
+    """
+
+    id: str
+    address: str
+    voter: bool
+    promote: bool = False
+    instance: str = ""
+
+
+def _sorted_by_id(members: Iterable[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda member: member.id))
+
+
+@frozen
+class Configuration:
+    """The members, sorted by id. A value: every change makes a new one."""
+
+    members: tuple[Member, ...] = field(default=(), converter=_sorted_by_id)
+
+    def __attrs_post_init__(self) -> None:
+        ids = [member.id for member in self.members]
+        assert len(set(ids)) == len(ids), f"duplicate member ids: {ids}"
+
+    @property
+    def voters(self) -> frozenset[str]:
+        return frozenset(member.id for member in self.members if member.voter)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(member.id for member in self.members)
+
+    def get(self, node_id: str) -> Member | None:
+        return next((member for member in self.members if member.id == node_id), None)
+
+    def is_voter(self, node_id: str) -> bool:
+        member = self.get(node_id)
+        return member is not None and member.voter
+
+    def with_member(self, member: Member) -> Configuration:
+        """This configuration with `member` added, or replaced if its id is there already."""
+        return evolve(self, members=(*self.without(member.id).members, member))
+
+    def without(self, node_id: str) -> Configuration:
+        return evolve(self, members=(m for m in self.members if m.id != node_id))
+
+
+def is_single_server_change(old: Configuration, new: Configuration) -> bool:
+    """Whether at most one voter comes or goes, so that any two majorities overlap (4.1)."""
+    return len(old.voters ^ new.voters) <= 1

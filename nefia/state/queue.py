@@ -1,0 +1,313 @@
+"""The task queue: pending -> leased -> done | pending (again) | dead, and cancelled (SPEC 8).
+
+| from               | by                               | to                            |
+|--------------------|----------------------------------|-------------------------------|
+|                    | push                             | pending                       |
+| pending            | claim, when it is ready          | leased                        |
+| leased             | extend                           | leased                        |
+| leased             | ack                              | done                          |
+| leased             | fail, or the lease runs out      | pending; dead at max_attempts |
+| pending, leased    | cancel                           | cancelled                     |
+| dead, cancelled    | retry                            | pending, with attempt 0       |
+| done, dead, canc.  | TASK_RETENTION_MS after its end  |                               |
+
+A task is ready when it is pending and its `run_at_ms` has come. Of those that are ready a claim
+takes the highest priority first, then the oldest: the smallest number, whenever it became ready.
+
+A key names one task of its queue for as long as that task is in the state. A push under a key that
+is taken answers with that task, unchanged, even if what it pushes is different: whoever uses a key
+says that it is the same task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from attrs import evolve
+
+from nefia.state import commands
+from nefia.state.commands import DEFAULT_QUEUE, NewTask
+from nefia.state.digest import Table
+from nefia.state.limits import (
+    MAX_ANSWER_BYTES,
+    MAX_CLAIM_TASKS,
+    MAX_EXPIRIES_PER_APPLY,
+    MAX_TASKS_BYTES,
+    TASK_RETENTION_MS,
+    task_number,
+)
+from nefia.state.pages import page_of
+from nefia.state.records import (
+    RECORD_OVERHEAD_BYTES,
+    Counters,
+    Outcome,
+    QueueStats,
+    Refusal,
+    Task,
+    TasksOutcome,
+    TaskState,
+)
+from nefia.state.task_index import TaskIndex
+
+BACKOFF_FIRST_MS = 1_000
+BACKOFF_MAX_MS = 600_000
+BACKOFF_MAX_DOUBLINGS = 10
+"""Enough for the maximum; without it a power of two would be computed from any attempt."""
+
+
+def backoff_ms(number: int, attempt: int) -> int:
+    """How long a task waits after its `attempt`th failure, at least 1.
+
+    Half of the exponential delay and a part of the other half that depends on task and attempt
+    only: tasks that failed together do not come back together, and all nodes agree.
+    """
+    doublings = min(max(attempt - 1, 0), BACKOFF_MAX_DOUBLINGS)
+    delay_ms = min(BACKOFF_FIRST_MS << doublings, BACKOFF_MAX_MS)
+    jitter = blake2b(f"{number} {attempt}".encode(), digest_size=4).digest()
+    half_ms = delay_ms // 2
+    return half_ms + int.from_bytes(jitter) % (half_ms + 1)
+
+
+class Queue:
+    """All tasks; everything but `table` and the two counters is derived from them.
+
+    `now` is always the time of the state. `last_task` and `last_token`: see `Counters`.
+    """
+
+    def __init__(self, tasks: Iterable[Task], counters: Counters) -> None:
+        self.table: Table[int, Task] = Table((task.number, task) for task in tasks)
+        self.last_task = counters.last_task
+        self.last_token = counters.last_token
+        ready_before = (counters.ready_before_ms, counters.ready_before_task)
+        self.index = TaskIndex(self.table.records.values(), ready_before)
+
+    # Commands.
+
+    def push(self, command: commands.PushTasks, now: int) -> Outcome:
+        """All tasks or none."""
+        added_bytes = sum(RECORD_OVERHEAD_BYTES + len(new.payload) for new in command.tasks)
+        if self.index.size_bytes + added_bytes > MAX_TASKS_BYTES:
+            return Refusal(
+                "overloaded", f"All tasks take {MAX_TASKS_BYTES} bytes, the most allowed."
+            )
+        pushed = [self._push_one(new, now) for new in command.tasks]
+        return TasksOutcome(
+            tuple([task for task, _ in pushed]), tuple([added for _, added in pushed])
+        )
+
+    def _push_one(self, new: NewTask, now: int) -> tuple[Task, bool]:
+        queue = new.queue or DEFAULT_QUEUE
+        if new.key and (holder := self.index.by_key.get((queue, new.key))) is not None:
+            return self.table.records[holder], False
+        self.last_task = number = self.last_task + 1
+        task = Task(
+            number=number,
+            queue=queue,
+            host=new.host,
+            payload=new.payload,
+            priority=new.priority,
+            run_at_ms=now + new.delay_ms,
+            attempt=0,
+            max_attempts=new.max_attempts,
+            key=new.key,
+            state=TaskState.PENDING,
+            worker="",
+            token=0,
+            lease_expires_ms=0,
+            result=b"",
+            error="",
+            created_ms=now,
+            updated_ms=now,
+            finished_ms=0,
+        )
+        self.table.put(number, task)
+        self.index.add(task)
+        return task, True
+
+    def claim(self, command: commands.ClaimTasks, now: int) -> Outcome:
+        """Fewer than `limit` tasks where an answer would get too big, but at least one."""
+        ready = self.index.shelf(command.queue, command.host).ready
+        claimed: list[Task] = []
+        claimed_bytes = 0
+        while ready and len(claimed) < min(command.limit, MAX_CLAIM_TASKS):
+            task = self.table.records[ready[0][1]]
+            claimed_bytes += task.size_bytes
+            if claimed and claimed_bytes > MAX_ANSWER_BYTES:
+                break
+            self.last_token += 1
+            leased = evolve(
+                task,
+                state=TaskState.LEASED,
+                attempt=task.attempt + 1,
+                worker=command.worker,
+                token=self.last_token,
+                lease_expires_ms=now + command.lease_ms,
+                updated_ms=now,
+            )
+            self._replace(task, leased)
+            claimed.append(leased)
+        return TasksOutcome(tuple(claimed), (True,) * len(claimed))
+
+    def extend(self, command: commands.ExtendTask, now: int) -> Outcome:
+        """The lease lasts `lease_ms` from now on, or as long as it did if that is longer."""
+        task = self._leased(command.id, command.token, now)
+        if isinstance(task, Refusal):
+            return task
+        end_ms = max(task.lease_expires_ms, now + command.lease_ms)
+        return self._change(task, evolve(task, lease_expires_ms=end_ms, updated_ms=now))
+
+    def ack(self, command: commands.AckTask, now: int) -> Outcome:
+        task = self._leased(command.id, command.token, now)
+        if isinstance(task, Refusal):
+            return task
+        return self._finish(task, TaskState.DONE, now, result=command.result, error="")
+
+    def fail(self, command: commands.FailTask, now: int) -> Outcome:
+        task = self._leased(command.id, command.token, now)
+        if isinstance(task, Refusal):
+            return task
+        if task.attempt >= task.max_attempts:
+            return self._finish(task, TaskState.DEAD, now, result=b"", error=command.error)
+        delay_ms = command.retry_after_ms
+        if delay_ms is None:
+            delay_ms = backoff_ms(task.number, task.attempt)
+        waiting = evolve(
+            task,
+            state=TaskState.PENDING,
+            run_at_ms=now + delay_ms,
+            lease_expires_ms=0,
+            error=command.error,
+            updated_ms=now,
+        )
+        return self._change(task, waiting)
+
+    def cancel(self, command: commands.CancelTask, now: int) -> Outcome:
+        """A task that is cancelled already stays as it is."""
+        task = self.find(command.id)
+        if isinstance(task, Refusal):
+            return task
+        if task.state is TaskState.CANCELLED:
+            return TasksOutcome((task,), (False,))
+        if task.state in (TaskState.DONE, TaskState.DEAD):
+            return Refusal("conflict", f"Task {task.id} is {task.state.value} already.")
+        return self._finish(task, TaskState.CANCELLED, now, result=b"", error=task.error)
+
+    def retry(self, command: commands.RetryTask, now: int) -> Outcome:
+        task = self.find(command.id)
+        if isinstance(task, Refusal):
+            return task
+        if task.state not in (TaskState.DEAD, TaskState.CANCELLED):
+            return Refusal(
+                "conflict", f"Task {task.id} is {task.state.value}, not dead or cancelled."
+            )
+        reborn = evolve(
+            task,
+            state=TaskState.PENDING,
+            run_at_ms=now,
+            attempt=0,
+            lease_expires_ms=0,
+            error="",
+            updated_ms=now,
+            finished_ms=0,
+        )
+        return self._change(task, reborn)
+
+    # Time.
+
+    def expire(self, now: int) -> None:
+        """Delayed tasks get ready, lost leases end, finished tasks go; a bounded number of each."""
+        later = self.index.everything.later
+        for _ in range(MAX_EXPIRIES_PER_APPLY):
+            if not later or later[0][0] > now:
+                self.index.ready_before = (now + 1, 0)
+                break
+            task = self.table.records[later[0][1]]
+            if task.state is TaskState.LEASED:
+                self._lose_lease(task, now)
+            else:
+                self.index.promote(task)
+        finished = self.index.finished
+        for _ in range(MAX_EXPIRIES_PER_APPLY):
+            if not finished or finished[0][0] + TASK_RETENTION_MS > now:
+                break
+            self.index.remove(self.table.remove(finished[0][1]))
+
+    @property
+    def next_expiry_ms(self) -> int | None:
+        later, finished = self.index.everything.later, self.index.finished
+        times = [later[0][0]] if later else []
+        if finished:
+            times.append(finished[0][0] + TASK_RETENTION_MS)
+        return min(times, default=None)
+
+    def _lose_lease(self, task: Task, now: int) -> None:
+        """Its attempt is counted. The token stays known, for the worker may yet be heard."""
+        error = f'The lease of worker "{task.worker}" has expired.'
+        if task.attempt >= task.max_attempts:
+            end = TaskState.DEAD
+            self._replace(
+                task, evolve(task, state=end, error=error, updated_ms=now, finished_ms=now)
+            )
+        else:
+            waiting = evolve(task, state=TaskState.PENDING, error=error, updated_ms=now)
+            self._replace(task, waiting)
+
+    # Reading.
+
+    def find(self, task_id: str) -> Task | Refusal:
+        number = task_number(task_id)
+        task = None if number is None else self.table.records.get(number)
+        return task or Refusal("not_found", f"There is no task {task_id}.")
+
+    def page(
+        self, queue: str, state: TaskState | None, host: str, limit: int, after: int
+    ) -> tuple[tuple[Task, ...], str | None]:
+        """See `Machine.list_tasks`; `after` is the number of the last task of the page before."""
+        numbers = self.index.numbers_after(after, queue, state, host)
+        page, more = page_of((self.table.records[number] for number in numbers), limit)
+        return page, page[-1].id if more else None
+
+    def stats(self, queue: str) -> QueueStats:
+        numbers = self.index.shelf(queue, "").numbers
+        pending = numbers.get(TaskState.PENDING)
+        oldest = self.table.records[pending[0]].created_ms if pending else None
+        counts = {state.value: len(numbers.get(state, ())) for state in TaskState}
+        return QueueStats(**counts, oldest_pending_ms=oldest)
+
+    # Keeping the records and what is derived from them together.
+
+    def _leased(self, task_id: str, token: int, now: int) -> Task | Refusal:
+        """The task, if `token` is that of its newest claim and the lease has not run out."""
+        task = self.find(task_id)
+        if isinstance(task, Refusal):
+            return task
+        if token != task.token or not task.lease_expires_ms:
+            return Refusal(
+                "conflict", f"Token {token} is not, or no longer, the one of task {task_id}."
+            )
+        if task.lease_expires_ms <= now or task.state is not TaskState.LEASED:
+            return Refusal("lease_lost", f"The lease of task {task_id} has expired.")
+        return task
+
+    def _finish(
+        self, task: Task, state: TaskState, now: int, result: bytes, error: str
+    ) -> TasksOutcome:
+        finished = evolve(
+            task,
+            state=state,
+            lease_expires_ms=0,
+            result=result,
+            error=error,
+            updated_ms=now,
+            finished_ms=now,
+        )
+        return self._change(task, finished)
+
+    def _change(self, old: Task, new: Task) -> TasksOutcome:
+        self._replace(old, new)
+        return TasksOutcome((new,), (True,))
+
+    def _replace(self, old: Task, new: Task) -> None:
+        self.table.put(new.number, new)
+        self.index.replace(old, new)

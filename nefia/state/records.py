@@ -1,0 +1,194 @@
+"""What the replicated state consists of, and what changes answer. Frozen values.
+
+These records are what a snapshot holds and what the digest stands for; everything else that the
+state machine keeps is derived from them. Fields may only be added at the end and with a default
+(see `nefia.wire`). All times are milliseconds of cluster time; 0 where there is no time yet.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from nefia.errors import BY_CODE, NefiaError
+from nefia.state.commands import in_order
+
+RECORD_OVERHEAD_BYTES = 2048
+"""What a record counts besides its free text wherever bytes are bounded: names, ids, keys."""
+
+MAX_JSON_BYTES_PER_CHARACTER = 6
+"""A control character is `\\u0000` in JSON."""
+
+
+@frozen
+class Session:
+    """`ttl_end_ms` is fixed when the session is opened; a use renews only the idle timeout."""
+
+    id: str
+    host: str
+    root: str
+    cwd: str
+    user: str
+    shell: str
+    labels: dict[str, str] = field(converter=in_order)
+    created_ms: int
+    last_used_ms: int
+    ttl_end_ms: int
+    idle_timeout_ms: int
+
+    @property
+    def expires_ms(self) -> int:
+        """From when on the session is gone, unless it is used before."""
+        return min(self.ttl_end_ms, self.last_used_ms + self.idle_timeout_ms)
+
+    @property
+    def size_bytes(self) -> int:
+        """No less than the session takes in an answer."""
+        paths = len(self.root) + len(self.cwd) + len(self.shell)
+        labels = sum(len(name) + len(text) for name, text in self.labels.items())
+        return RECORD_OVERHEAD_BYTES + MAX_JSON_BYTES_PER_CHARACTER * (paths + labels)
+
+
+class TaskState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+@frozen
+class Task:
+    """One task of a queue. `payload` and `result` are JSON text in UTF-8; b"" is no result yet.
+
+    `worker`, `token` and `lease_expires_ms` are those of the newest claim. `lease_expires_ms` is
+    0 if there was none or if its worker has answered or was overruled (ack, fail, cancel, retry);
+    when a lease has only run out it stays, so that its late worker can be told what happened.
+    `attempt` counts the claims of this life. `finished_ms`: when it became done, dead or cancelled.
+    """
+
+    number: int
+    queue: str
+    host: str
+    payload: bytes
+    priority: int
+    run_at_ms: int
+    attempt: int
+    max_attempts: int
+    key: str
+    state: TaskState
+    worker: str
+    token: int
+    lease_expires_ms: int
+    result: bytes
+    error: str
+    created_ms: int
+    updated_ms: int
+    finished_ms: int
+
+    @property
+    def id(self) -> str:
+        return str(self.number)
+
+    @property
+    def size_bytes(self) -> int:
+        """No less than the task takes in an answer."""
+        texts = len(self.payload) + len(self.result)
+        return RECORD_OVERHEAD_BYTES + texts + MAX_JSON_BYTES_PER_CHARACTER * len(self.error)
+
+
+@frozen
+class QueueStats:
+    """Tasks by state; when the oldest pending one was pushed, or None if nothing is pending."""
+
+    pending: int
+    leased: int
+    done: int
+    dead: int
+    cancelled: int
+    oldest_pending_ms: int | None
+
+
+# Outcomes: what a change has come to.
+
+
+@frozen
+class SessionOutcome:
+    """The session as the change left it, or as it was when it was closed."""
+
+    session: Session
+
+
+@frozen
+class TasksOutcome:
+    """The tasks as the change left them, and of each whether it was altered or added."""
+
+    tasks: tuple[Task, ...]
+    changed: tuple[bool, ...]
+
+
+@frozen
+class TimeOutcome:
+    """Nothing but time has passed."""
+
+
+HINTS = {
+    "not_found": "List what there is; what is finished or has expired is removed after a while.",
+    "lease_lost": "Claim again; another worker may have the task by now.",
+    "overloaded": "Try again later, under the same request id.",
+}
+"""What to do next, by the code of a refusal."""
+
+
+@frozen
+class Refusal:
+    """Nothing was changed. `code` is one of nefia.errors, `message` whole sentences for people."""
+
+    code: str
+    message: str
+
+    def to_error(self) -> NefiaError:
+        return BY_CODE[self.code](self.message, changed=False, hint=HINTS.get(self.code, ""))
+
+
+Outcome: TypeAlias = SessionOutcome | TasksOutcome | TimeOutcome | Refusal
+
+
+@frozen
+class Request:
+    """A request id that was used: what was asked under it, and what came of it."""
+
+    id: str
+    fingerprint: bytes
+    expires_ms: int
+    outcome: Outcome
+
+
+@frozen
+class Counters:
+    """All of the state that is a single value.
+
+    `time_ms` never decreases. `last_task` and `last_token` are the newest numbers given out, 0 at
+    first. A pending task is ready if (its run_at_ms, its number) is before (`ready_before_ms`,
+    `ready_before_task`); that pair never decreases.
+    """
+
+    applied_index: int
+    time_ms: int
+    last_task: int
+    last_token: int
+    ready_before_ms: int
+    ready_before_task: int
+
+
+Record: TypeAlias = Counters | Session | Task | Request
+
+KINDS: dict[str, type[Record]] = {
+    "counters": Counters,
+    "session": Session,
+    "task": Task,
+    "request": Request,
+}
+"""What a snapshot calls its records."""

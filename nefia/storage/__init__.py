@@ -1,0 +1,1 @@
+"""What survives a crash: the log and the node's identity (SPEC 6)."""

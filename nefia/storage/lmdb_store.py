@@ -1,0 +1,216 @@
+"""The log store of a real node: `<data-dir>/raft.db`, opened with care and used from threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+import trio
+
+import nefia
+from nefia import errors
+from nefia.clock import NodeClock, TrioNodeClock
+from nefia.raft.effects import Write
+from nefia.raft.entries import Entry
+from nefia.storage import layout, raft_db
+from nefia.storage.io_thread import IoThread
+from nefia.storage.locking import DirectoryLock
+from nefia.storage.raft_db import RaftDb
+from nefia.storage.store import Identity, Stored
+
+INSTANCE_ID_BYTES = 8
+VERIFY_TIMEOUT_SECONDS = 600.0
+CLOSE_TIMEOUT_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+async def open_lmdb(data_dir: Path, node_id: str, clock: NodeClock | None = None) -> LmdbStore:
+    """Open, or create with a new instance id, the store of `node_id` in `data_dir`.
+
+    A file that exists is first checked whole by a child process, since a damaged one can kill
+    whoever maps it. Raises `DataInUse`, `DataDamaged`, `NewerFormat`, `OtherNode`, `Permission`,
+    `DiskFailed`; none of them changes anything in the directory.
+    """
+    store = LmdbStore(data_dir, node_id, clock or TrioNodeClock())
+    try:
+        await store.open()
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+class LmdbStore:
+    """A `LogStore`. Made by `open_lmdb`.
+
+    One thread writes and another reads, so that a write that hangs in the disk stops no read. A
+    caller that is cancelled stops waiting, but its write is still carried out, in order.
+    """
+
+    def __init__(self, data_dir: Path, node_id: str, clock: NodeClock) -> None:
+        self._data_dir = data_dir
+        self._path = data_dir / layout.DATABASE_FILE
+        self._node_id = node_id
+        self._clock = clock
+        self._writer = IoThread("raft.db writer")
+        self._reader = IoThread("raft.db reader")
+        self._opened = ExitStack()  # touched by the writing thread only
+        self._closed = False
+        self._db: RaftDb
+
+    @property
+    def identity(self) -> Identity:
+        return self._db.identity
+
+    async def load(self, tail_bytes: int) -> Stored:
+        return await self._do(self._reader, partial(self._db.load, tail_bytes))
+
+    async def write(self, write: Write) -> None:
+        await self._do(self._writer, partial(self._db.write, write))
+
+    async def read(self, first: int, last: int, limit_bytes: int) -> tuple[Entry, ...]:
+        return await self._do(self._reader, partial(self._db.read, first, last, limit_bytes))
+
+    async def join(self, cluster_id: str) -> None:
+        if self.identity.cluster_id == cluster_id:
+            return
+        if self.identity.cluster_id:
+            raise errors.OtherCluster(
+                f"{self._data_dir} belongs to cluster {self.identity.cluster_id}, not {cluster_id}"
+            )
+        await self._do(self._writer, partial(self._db.join, cluster_id))
+
+    async def close(self) -> None:
+        """Finish what was asked for and release the directory, also if cancelled.
+
+        A disk that hangs for longer than `CLOSE_TIMEOUT_SECONDS` is left to the threads; until
+        they are through, or the process ends, the directory stays locked.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        deadline = self._clock.now() + CLOSE_TIMEOUT_SECONDS
+        with self._clock.deadline_scope(deadline) as scope:
+            scope.shield = True
+            await self._writer.run(self._opened.close)
+        self._writer.stop()
+        self._reader.stop()
+
+    # Opening.
+
+    async def open(self) -> None:
+        """For `open_lmdb` only, which see."""
+        is_new = await self._do(self._writer, self._prepare)
+        if not is_new:
+            await self._verify()
+        await self._do(self._writer, self._map)
+
+    def _prepare(self) -> bool:
+        """Lock the directory; whether raft.db was missing and has been made."""
+        _make_directory(self._data_dir)
+        self._opened.callback(DirectoryLock(self._data_dir).release)
+        if self._path.exists():
+            _forget_cache(self._path)
+            return False
+        instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
+        raft_db.create(self._path, Identity(self._node_id, instance_id, cluster_id=""))
+        return True
+
+    async def _verify(self) -> None:
+        deadline = self._clock.now() + VERIFY_TIMEOUT_SECONDS
+        with self._clock.deadline_scope(deadline) as scope:
+            child = await trio.run_process(
+                [sys.executable, "-P", "-m", "nefia.storage.verify", os.fspath(self._path)],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )
+        if scope.cancelled_caught:
+            raise errors.DiskFailed(
+                f"Checking {self._path} took more than {VERIFY_TIMEOUT_SECONDS:.0f} s", full=False
+            )
+        if child.returncode != 0:
+            raise self._damaged(f"the process that checks it {_how_it_ended(child)}")
+        answer = json.loads(child.stdout)
+        if answer:
+            raise self._with_hint(errors.NefiaError.from_json(answer))
+
+    def _map(self) -> None:
+        self._db = RaftDb(self._path)
+        self._opened.callback(self._db.close)
+        found = self._db.identity.node_id
+        if found != self._node_id:
+            raise errors.OtherNode(
+                f"{self._data_dir} belongs to node {found}, and this node is {self._node_id}",
+                hint="Check node_id and data_dir in nefia.yaml.",
+            )
+
+    # Errors.
+
+    async def _do(self, thread: IoThread, job: Callable[[], T]) -> T:
+        try:
+            return await thread.run(job)
+        except errors.DataDamaged as error:
+            self._with_hint(error)
+            raise
+        except PermissionError as error:
+            raise errors.Permission(f"{error.filename}: {error.strerror}") from error
+        except (OSError, lmdb.Error) as error:
+            raise raft_db.disk_failed(self._path, error) from error
+
+    def _damaged(self, what: str) -> errors.NefiaError:
+        return self._with_hint(errors.DataDamaged(f"{self._path} is damaged: {what}"))
+
+    def _with_hint(self, error: errors.NefiaError) -> errors.NefiaError:
+        if isinstance(error, errors.DataDamaged):
+            error.hint = (
+                "Nothing was repaired, since what is missing may have been acknowledged. To rejoin:"
+                f" on the leader `nefia cluster remove-peer --id {self._node_id}`, then empty"
+                f" {self._data_dir} on this node, then on the leader"
+                f" `nefia cluster add-peer --id {self._node_id} --addr ADDRESS`."
+            )
+        return error
+
+
+def _make_directory(path: Path) -> None:
+    """Make `path`, and durably enter it in its parent."""
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700)
+    raft_db.sync_directory(path.parent)
+
+
+def _forget_cache(path: Path) -> None:
+    """Have the next reader read the disk: after a failed sync the kernel caches what it lost."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+def _import_path() -> str:
+    """The child imports what this process would, and never from its working directory (-P)."""
+    package = Path(nefia.__file__).parent.parent
+    return os.pathsep.join([os.fspath(package), *filter(None, sys.path)])
+
+
+def _how_it_ended(child: subprocess.CompletedProcess[bytes]) -> str:
+    if child.returncode < 0:
+        return f"was killed by {signal.Signals(-child.returncode).name}"
+    last_line = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return f"failed: {last_line}"

@@ -1,0 +1,80 @@
+"""The one protocol behind which `lmdb_store` and its twin in memory stand."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from nefia.raft.configuration import Configuration
+from nefia.raft.effects import Write
+from nefia.raft.entries import Entry, HardState, SnapshotMeta
+
+
+@frozen
+class Identity:
+    """Whose data this is. `instance_id` is random and made with the directory (SPEC 2).
+
+    `cluster_id` is empty until the node has created a cluster or been added to one.
+    """
+
+    node_id: str
+    instance_id: str
+    cluster_id: str
+
+
+@frozen
+class Stored:
+    """What a store holds when it is opened.
+
+    The log covers `first_index`..`last_index` (empty: `last_index == first_index - 1`, which is
+    the snapshot's index, or 0). `term_starts` lists (index, term) at each index where the term
+    differs from that of the entry before, from `first_index` on. `configurations` lists
+    (index, configuration) for every configuration entry in the log. `tail` holds the newest
+    entries, as many as were asked for.
+    """
+
+    hard_state: HardState
+    snapshot: SnapshotMeta | None
+    first_index: int
+    last_index: int
+    term_starts: tuple[tuple[int, int], ...]
+    configurations: tuple[tuple[int, Configuration], ...]
+    tail: tuple[Entry, ...]
+
+
+class LogStore(Protocol):
+    """Term, vote, log and identity of one node.
+
+    Methods that wait for the disk are async and do their waiting in a thread: they never block the
+    event loop. Every method raises `DiskFailed` if the disk refuses and `DataDamaged` if what it
+    reads fails its checksum; after a failed `write` the store refuses all further writes, since
+    nobody knows what the kernel has kept (fsync must not be tried again).
+    """
+
+    @property
+    def identity(self) -> Identity: ...
+
+    async def load(self, tail_bytes: int) -> Stored:
+        """Everything the core needs to begin, with at most `tail_bytes` of entries."""
+        ...
+
+    async def write(self, write: Write) -> None:
+        """Durable and whole when it returns; if it fails, all of it is there or nothing.
+
+        A caller that is cancelled stops waiting; the write is still carried out, in its turn.
+        """
+        ...
+
+    async def read(self, first: int, last: int, limit_bytes: int) -> tuple[Entry, ...]:
+        """Entries from `first` to at most `last`; at least one, then no more than `limit_bytes`.
+
+        Raises KeyError if `first` is not in the log.
+        """
+        ...
+
+    async def join(self, cluster_id: str) -> None:
+        """Record the cluster that this node belongs to. Durable. It can be set only once."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,359 @@
+"""Bytes <-> values: messages, log entries, commands, configurations. No I/O.
+
+A value is one type byte from an explicit table and a msgpack body in which a class is the list of
+its fields, so that neither renaming a class nor renaming a field changes a byte. A field may be
+added only at the end of a class and with a default: older bytes then still decode. A type byte is
+never given to another class. Recorded encodings of every class stand in fixtures/wire/.
+
+Whatever is wrong with bytes from outside, decoding them ends in one error, `Malformed`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+
+import attrs
+import msgpack
+from cattrs import Converter
+from cattrs.preconf.msgpack import make_converter
+
+from nefia.raft import messages
+from nefia.raft.configuration import Configuration
+from nefia.raft.entries import Entry
+from nefia.raft.messages import Message
+from nefia.state import commands
+from nefia.state.commands import Change
+
+FORMAT_VERSION = 1
+"""Of the encodings in this module, for files that hold them. A file with a larger one is refused.
+
+raft.db has a version of its own (`storage.layout`), since a child that must start fast reads it.
+"""
+
+MAX_ENCODED_BYTES = 64 * 1024 * 1024
+"""What `Codec.decode` looks at, at most; transports set a lower limit for their frames."""
+
+MAX_ITEMS = 65_536
+"""The length of a list or map inside a value, at most."""
+
+MAX_REASON_CHARACTERS = 200
+"""Of what was wrong, in `Malformed`: some errors quote what they choked on."""
+
+T = TypeVar("T")
+Hook = Callable[[Any], Any]
+
+
+class Malformed(ValueError):
+    """Bytes from outside that are no encoding of what was expected."""
+
+
+# Strict hooks: what has the wrong type is refused, never converted.
+
+
+def _exactly(kind: type) -> Callable[[object, object], object]:
+    def structure(value: object, _: object) -> object:
+        if type(value) is not kind:
+            raise TypeError(f"{kind.__name__} expected, not {type(value).__name__}")
+        return value
+
+    return structure
+
+
+def _finite(value: object, _: object) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise TypeError("finite float expected")
+    return value
+
+
+def _unstructure_class(cls: Any, converter: Converter) -> Hook:
+    """A class becomes the tuple of its fields, in the order of their definition."""
+    fields = attrs.fields(attrs.resolve_types(cls))
+    parts = [(field.name, converter.get_unstructure_hook(field.type)) for field in fields]
+
+    def unstructure(value: object) -> tuple[object, ...]:
+        return tuple([hook(getattr(value, name)) for name, hook in parts])
+
+    return unstructure
+
+
+def _structure_class(cls: Any, converter: Converter) -> Callable[[object, object], object]:
+    fields = attrs.fields(attrs.resolve_types(cls))
+    names = [field.alias for field in fields]
+    parts = [(converter.get_structure_hook(field.type), field.type) for field in fields]
+    required = sum(field.default is attrs.NOTHING for field in fields)
+
+    def structure(value: object, _: object) -> object:
+        if type(value) is not list or not required <= len(value) <= len(names):
+            raise TypeError(f"list of {len(names)} fields of {cls.__name__} expected")
+        items = [hook(item, kind) for (hook, kind), item in zip(parts, value, strict=False)]
+        return cls(**dict(zip(names, items, strict=False)))
+
+    return structure
+
+
+def _unstructure_tuple(kind: Any, converter: Converter) -> Hook:
+    hook = converter.get_unstructure_hook(get_args(kind)[0])
+    return lambda items: [hook(item) for item in items]
+
+
+def _structure_tuple(kind: Any, converter: Converter) -> Callable[[object, object], object]:
+    item_kind = get_args(kind)[0]
+    hook = converter.get_structure_hook(item_kind)
+
+    def structure(value: object, _: object) -> tuple[object, ...]:
+        if type(value) is not list:
+            raise TypeError("list expected")
+        return tuple([hook(item, item_kind) for item in value])
+
+    return structure
+
+
+def _structure_strings(value: object, _: object) -> dict[str, str]:
+    if type(value) is not dict:
+        raise TypeError("map expected")
+    if not all(type(key) is str and type(item) is str for key, item in value.items()):
+        raise TypeError("map of strings expected")
+    return value
+
+
+def _optional_kind(kind: Any) -> Any:
+    """X of `X | None`, or None if `kind` is nothing of that sort."""
+    if get_origin(kind) not in (Union, UnionType):
+        return None
+    kinds = [member for member in get_args(kind) if member is not NoneType]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+def _unstructure_optional(kind: Any, converter: Converter) -> Hook:
+    hook = converter.get_unstructure_hook(_optional_kind(kind))
+    return lambda value: None if value is None else hook(value)
+
+
+def _structure_optional(kind: Any, converter: Converter) -> Callable[[object, object], object]:
+    item_kind = _optional_kind(kind)
+    hook = converter.get_structure_hook(item_kind)
+    return lambda value, _: None if value is None else hook(value, item_kind)
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _is_strings(kind: object) -> bool:
+    return kind == dict[str, str]
+
+
+def _is_entries(kind: object) -> bool:
+    return kind == tuple[Entry, ...]
+
+
+def _unchanged(value: T) -> T:
+    return value
+
+
+def _strict_converter() -> Converter:
+    converter = make_converter()
+    factories = (
+        (attrs.has, _unstructure_class, _structure_class),
+        (_is_tuple, _unstructure_tuple, _structure_tuple),
+        (lambda kind: _optional_kind(kind) is not None, _unstructure_optional, _structure_optional),
+    )
+    for predicate, unstructure, structure in factories:
+        converter.register_unstructure_hook_factory(predicate, unstructure)
+        converter.register_structure_hook_factory(predicate, structure)
+    for scalar in (int, bool, str, bytes):
+        converter.register_unstructure_hook(scalar, _unchanged)
+        converter.register_structure_hook(scalar, _exactly(scalar))
+    converter.register_unstructure_hook(float, float)
+    converter.register_structure_hook(float, _finite)
+    converter.register_unstructure_hook_func(_is_strings, _unchanged)
+    converter.register_structure_hook_func(_is_strings, _structure_strings)
+    return converter
+
+
+_converter = _strict_converter()
+
+
+# Entries and unions have a form of their own.
+
+
+def _unstructure_entry(entry: Entry) -> tuple[object, ...]:
+    payload = entry.payload
+    if type(payload) is Configuration:
+        return entry.index, entry.term, _unstructure_configuration(payload)
+    return entry.index, entry.term, payload
+
+
+def _structure_entry(value: Any, _: object = None) -> Entry:
+    """msgpack itself tells the payloads apart: a binary, a list (a configuration), or nil."""
+    index, term, payload = value
+    if type(index) is not int or type(term) is not int or index < 1 or term < 1:
+        raise ValueError(f"no entry has the index {index!r} and the term {term!r}")
+    if type(payload) is list:
+        payload = _structure_configuration(payload, Configuration)
+    elif type(payload) is not bytes and payload is not None:
+        raise TypeError(f"no payload is a {type(payload).__name__}")
+    return Entry(index, term, payload)
+
+
+def _structure_entries(value: object, _: object) -> tuple[Entry, ...]:
+    if type(value) is not list:
+        raise TypeError("list of entries expected")
+    entries = tuple([_structure_entry(item) for item in value])
+    if any(entry.index != entries[0].index + i for i, entry in enumerate(entries)):
+        raise ValueError("the entries are not consecutive")
+    return entries
+
+
+def _register_union(union: Any, table: Mapping[int, type]) -> None:
+    """A member of `union` inside another value is the pair of its type number and itself."""
+    structure_hooks = {n: _converter.get_structure_hook(kind) for n, kind in table.items()}
+    unstructure_hooks = {
+        kind: (number, _converter.get_unstructure_hook(kind)) for number, kind in table.items()
+    }
+
+    def unstructure(value: object) -> tuple[int, object]:
+        number, hook = unstructure_hooks[type(value)]
+        return number, hook(value)
+
+    def structure(value: Any, _: object) -> object:
+        number, body = value
+        if type(number) is not int:
+            raise TypeError("type number expected")
+        return structure_hooks[number](body, table[number])
+
+    _converter.register_unstructure_hook_func(lambda kind: kind == union, unstructure)
+    _converter.register_structure_hook_func(lambda kind: kind == union, structure)
+
+
+_unstructure_configuration = _converter.get_unstructure_hook(Configuration)
+_structure_configuration = _converter.get_structure_hook(Configuration)
+_converter.register_unstructure_hook(Entry, _unstructure_entry)
+_converter.register_structure_hook(Entry, _structure_entry)
+_converter.register_structure_hook_func(_is_entries, _structure_entries)
+
+COMMAND_TYPES: dict[int, type] = {
+    1: commands.OpenSession,
+    2: commands.TouchSession,
+    3: commands.UpdateSession,
+    4: commands.CloseSession,
+    5: commands.PushTasks,
+    6: commands.ClaimTasks,
+    7: commands.ExtendTask,
+    8: commands.AckTask,
+    9: commands.FailTask,
+    10: commands.CancelTask,
+    11: commands.RetryTask,
+    12: commands.AdvanceTime,
+}
+_register_union(commands.Command, COMMAND_TYPES)
+
+
+# Decoding, and the codecs.
+
+
+def _untrusted(parse: Callable[[bytes], T], data: bytes) -> T:
+    """`parse(data)`; every error is the fault of `data`, whatever its class.
+
+    Even an AssertionError: the values check themselves, and these were made by somebody else.
+    """
+    try:
+        return parse(data)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
+        raise Malformed(f"{len(data)} bytes do not decode: {reason}") from error
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def _unpack(body: bytes | memoryview) -> Any:
+    return msgpack.unpackb(body, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
+
+
+class Codec(Generic[T]):
+    """Encodes the classes of one table, {type byte: class}: frozen attrs of small fields.
+
+    Fields are int, bool, str, bytes, float, other such classes, `tuple[X, ...]`, `dict[str, str]`
+    and `X | None`. A codec is immutable and may be used by several threads.
+    """
+
+    def __init__(self, table: Mapping[int, type[T]]) -> None:
+        assert len(set(table.values())) == len(table), "a class with two type bytes"
+        self._encoders = {
+            kind: (bytes([number]), _converter.get_unstructure_hook(kind))
+            for number, kind in table.items()
+        }
+        self._decoders = {
+            number: (_converter.get_structure_hook(kind), kind) for number, kind in table.items()
+        }
+
+    def encode(self, value: T) -> bytes:
+        """The type byte and the body.
+
+        Raises UnicodeEncodeError for a lone surrogate in a string and OverflowError for an integer
+        beyond 64 bits: whoever takes text and numbers from people refuses those first.
+        """
+        type_byte, unstructure = self._encoders[type(value)]
+        return type_byte + _pack(unstructure(value))
+
+    def decode(self, data: bytes) -> T:
+        """Raises `Malformed` for anything but what `encode` may have made."""
+        return _untrusted(self._parse, data)
+
+    def _parse(self, data: bytes) -> T:
+        if len(data) > MAX_ENCODED_BYTES:
+            raise ValueError(f"more than {MAX_ENCODED_BYTES} bytes")
+        structure, kind = self._decoders[data[0]]
+        value: T = structure(_unpack(memoryview(data)[1:]), kind)
+        return value
+
+
+MESSAGES: Codec[Message] = Codec(
+    {
+        1: messages.PreVote,
+        2: messages.PreVoteReply,
+        3: messages.RequestVote,
+        4: messages.VoteReply,
+        5: messages.AppendEntries,
+        6: messages.AppendReply,
+        7: messages.InstallSnapshot,
+        8: messages.InstallSnapshotReply,
+        9: messages.TimeoutNow,
+    }
+)
+
+CHANGES: Codec[Change] = Codec({1: Change})
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry as raft.db keeps it: the same form as inside AppendEntries, with no type byte."""
+    return _pack(_unstructure_entry(entry))
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Raises `Malformed`."""
+    return _untrusted(_parse_entry, data)
+
+
+def _parse_entry(data: bytes) -> Entry:
+    return _structure_entry(_unpack(data))
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    return _pack(_unstructure_configuration(configuration))
+
+
+def decode_configuration(data: bytes) -> Configuration:
+    """Raises `Malformed`."""
+    return _untrusted(_parse_configuration, data)
+
+
+def _parse_configuration(data: bytes) -> Configuration:
+    configuration: Configuration = _structure_configuration(_unpack(data), Configuration)
+    return configuration

@@ -1,0 +1,121 @@
+"""What one seed simulates: sizes, rates and which faults, all drawn from the seed.
+
+Swarm testing: each seed has its own mix, since a run with every fault at once mostly shows
+clusters that do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+from attrs import frozen
+
+from nefia.raft import leader, log, progress
+from nefia.raft.options import Options
+
+MAX_SIZE = 7
+
+FAULT_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
+    "crash": (2.0, 20.0),
+    "crash_leader": (3.0, 20.0),
+    "power_cut": (10.0, 60.0),
+    "pause": (2.0, 20.0),
+    "pause_leader": (3.0, 20.0),
+    "partition": (4.0, 20.0),
+    "one_way": (2.0, 15.0),
+    "isolate_leader": (4.0, 20.0),
+    "partial": (3.0, 20.0),
+    "disk_hang": (4.0, 30.0),
+    "disk_fail": (5.0, 40.0),
+    "slow_disk": (5.0, 30.0),
+    "wipe": (2.0, 10.0),
+    "false_unreachable": (0.5, 5.0),
+    "replay": (0.05, 1.0),
+    "slow_network": (4.0, 30.0),
+}
+"""Each kind of fault, and between which mean intervals it may come."""
+
+
+@frozen(kw_only=True)
+class Scenario:
+    """Times in seconds, rates per second, chances from 0 to 1."""
+
+    seed: int
+    seconds: float
+    size: int
+    voters: int
+    options: Options
+    loss: float
+    duplication: float
+    delay: float
+    command_rate: float
+    read_rate: float
+    change_rate: float
+    transfer_rate: float
+    snapshot_rate: float
+    write_delay: float
+    faults: tuple[tuple[str, float], ...]
+    memory_bytes: int
+    append_entries: int
+    in_flight_messages: int
+    late_take_chance: float
+
+
+def draw(seed: int, seconds: float) -> Scenario:
+    random = Random(f"scenario {seed}")
+    size = random.choice([1, 2, 3, 3, 3, 4, 5, 5, 6, MAX_SIZE])
+    timeout = random.choice([1.0, 1.0, 0.3])
+
+    def sometimes(chance: float, low: float, high: float) -> float:
+        return random.uniform(low, high) if random.random() < chance else 0.0
+
+    faults = [
+        (kind, random.uniform(*intervals))
+        for kind, intervals in FAULT_INTERVALS_SECONDS.items()
+        if random.random() < 0.45
+    ]
+    return Scenario(
+        seed=seed,
+        seconds=seconds,
+        size=size,
+        voters=random.randint(1, size),
+        options=Options(
+            heartbeat_timeout=timeout,
+            election_timeout=timeout * random.choice([1.0, 1.0, 1.5]),
+            leader_lease=timeout / 2,
+        ),
+        loss=random.choice([0.0, 0.0, 0.01, 0.05, 0.1, 0.3]),
+        duplication=random.choice([0.0, 0.01, 0.1]),
+        delay=timeout * random.choice([0.0005, 0.002, 0.01, 0.03]),
+        command_rate=random.uniform(2, 25),
+        read_rate=random.uniform(1, 8),
+        change_rate=sometimes(0.6, 0.05, 1.0),
+        transfer_rate=sometimes(0.4, 0.02, 0.5),
+        snapshot_rate=sometimes(0.7, 0.1, 2.0),
+        write_delay=timeout * random.choice([0.001, 0.005, 0.02, 0.06]),
+        faults=tuple(faults),
+        memory_bytes=random.choice([512, 4096, 16 * 1024 * 1024]),
+        append_entries=random.choice([1, 4, 1024]),
+        in_flight_messages=random.choice([1, 4, 64]),
+        late_take_chance=random.choice([0.0, 0.2]),
+    )
+
+
+@contextmanager
+def limits_of(scenario: Scenario) -> Iterator[None]:
+    """Run with the scenario's limits, so that full windows and evicted entries are common."""
+    changed = [
+        (log, "MEMORY_BYTES", scenario.memory_bytes),
+        (leader, "MAX_APPEND_ENTRIES", scenario.append_entries),
+        (progress, "MAX_IN_FLIGHT_MESSAGES", scenario.in_flight_messages),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in changed]
+    try:
+        for module, name, value in changed:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)

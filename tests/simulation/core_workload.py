@@ -1,0 +1,184 @@
+"""Clients and an operator for the core simulator: commands, reads, members, transfers, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nefia.errors import NefiaError
+from nefia.raft.configuration import Configuration, Member
+from tests.simulation.checkers import require
+
+if TYPE_CHECKING:
+    from tests.simulation.core_node import SimulatedNode
+    from tests.simulation.core_simulator import Simulator
+
+
+class Workload:
+    """`proposed`: command to (index, term). `acknowledged`: those seen committed so."""
+
+    def __init__(self, world: Simulator) -> None:
+        self.world = world
+        self.proposed: dict[bytes, tuple[int, int]] = {}
+        self.acknowledged: dict[bytes, int] = {}
+        self._number = 0
+        self._tokens = 0
+        self._stopped = False
+        self._probes: set[bytes] = set()
+        scenario = world.scenario
+        self._repeat(scenario.command_rate, self._propose)
+        self._repeat(scenario.read_rate, self._read)
+        self._repeat(scenario.change_rate, self._change)
+        self._repeat(scenario.transfer_rate, self._transfer)
+        self._repeat(scenario.snapshot_rate, self._snapshot)
+
+    def _repeat(self, rate: float, action: Callable[[], None]) -> None:
+        if not rate:
+            return
+
+        def again() -> None:
+            if self._stopped:
+                return
+            action()
+            self.world.after(self.world.random.expovariate(rate), again)
+
+        self.world.after(self.world.random.expovariate(rate), again)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _at_leader(self, action: Callable[[SimulatedNode], None]) -> None:
+        """In the process of someone that takes itself for leader, paused or not."""
+        leaders = self.world.leaders()
+        if leaders:
+            node = self.world.random.choice(leaders)
+            node.after(0.0, lambda: action(node))
+
+    # Commands.
+
+    def _propose(self) -> None:
+        self._at_leader(lambda node: self._propose_at(node))
+
+    def _propose_at(self, node: SimulatedNode) -> list[bytes]:
+        world, random = self.world, self.world.random
+        commands = []
+        for _ in range(random.choice([1, 1, 1, 2, 5])):
+            self._number += 1
+            commands.append(b"%d" % self._number + b"." * random.choice([0, 0, 0, 300]))
+        raft = node.raft
+        assert raft
+        try:
+            first = node.input(lambda raft, now: raft.propose(now, commands))
+        except NefiaError:
+            return []
+        term = raft.term if raft.leader else None
+        world.count("proposals")
+        if term is None:
+            return []
+        for offset, command in enumerate(commands):
+            self.proposed[command] = (first + offset, term)
+        node.after(random.uniform(0.0, 1.0), lambda: self._look(node, commands))
+        return commands
+
+    def _look(self, node: SimulatedNode, commands: list[bytes]) -> None:
+        """What a waiting client does: is it committed, as what it was proposed?"""
+        for command in commands:
+            index, term = self.proposed[command]
+            if self.world.checkers.ledger.get(index) == term:
+                self.acknowledged[command] = index
+
+    def probe(self) -> bool:
+        """Propose something new if there is a leader; whether one of these is committed."""
+        checkers = self.world.checkers
+        for command in self._probes:
+            index, term = self.proposed[command]
+            if checkers.ledger.get(index) == term:
+                return True
+        if self.world.random.random() < 0.1:
+            for node in self.world.leaders():
+                if self.world.now >= node.paused_until:
+                    self._probes.update(self._propose_at(node))
+        return False
+
+    def nothing_is_lost(self) -> None:
+        checkers = self.world.checkers
+        for command, index in self.acknowledged.items():
+            payload = checkers.entries[index, checkers.ledger[index]][1]
+            require(payload == command, f"the acknowledged command {command!r} is lost")
+
+    # Reads.
+
+    def _read(self) -> None:
+        def ask(node: SimulatedNode) -> None:
+            self._tokens += 1
+            token = self._tokens
+            self.world.checkers.read_asked(token)
+            try:
+                node.input(lambda raft, now: raft.read(now, token))
+            except NefiaError:
+                return
+            self.world.count("reads asked")
+
+        self._at_leader(ask)
+
+    # Members, as the operator changes them through the leader.
+
+    def _change(self) -> None:
+        def change(node: SimulatedNode) -> None:
+            assert node.raft
+            configuration = self._changed(node, node.raft.log.configuration)
+            if configuration is None:
+                return
+            try:
+                index = node.input(lambda raft, now: raft.change(now, configuration))
+            except NefiaError:
+                return
+            self.world.record(node.id, f"changes members at {index}: {summary(configuration)}")
+            self.world.count("membership changes begun")
+
+        self._at_leader(change)
+
+    def _changed(self, node: SimulatedNode, old: Configuration) -> Configuration | None:
+        random = self.world.random
+        outside = sorted(self.world.nodes.keys() - old.ids)
+        followers = sorted(old.ids - {node.id})
+        match random.choice(["add", "add", "remove", "remove leader", "two learners"]):
+            case "add" if outside:
+                return old.with_member(self._learner(random.choice(outside)))
+            case "remove" if followers and len(old.voters) > 1:
+                return old.without(random.choice(followers))
+            case "remove leader" if len(old.voters) > 1:
+                return old.without(node.id)
+            case "two learners" if len(outside) > 1:
+                for node_id in outside[:2]:
+                    old = old.with_member(self._learner(node_id))
+                return old
+        return None
+
+    def _learner(self, node_id: str) -> Member:
+        instance = self.world.nodes[node_id].instance
+        return Member(node_id, f"{node_id}:9700", voter=False, promote=True, instance=instance)
+
+    def _transfer(self) -> None:
+        def transfer(node: SimulatedNode) -> None:
+            assert node.raft
+            others = sorted(node.raft.log.configuration.voters - {node.id})
+            target = self.world.random.choice([None, *others])
+            try:
+                chosen = node.input(lambda raft, now: raft.transfer(now, target))
+            except NefiaError:
+                return
+            self.world.record(node.id, f"hands over to {chosen}")
+            self.world.count("transfers begun")
+
+        self._at_leader(transfer)
+
+    def _snapshot(self) -> None:
+        alive = self.world.alive()
+        if alive:
+            node = self.world.random.choice(alive)
+            node.after(0.0, node.take_snapshot)
+
+
+def summary(configuration: Configuration) -> str:
+    return " ".join(m.id if m.voter else f"({m.id})" for m in configuration.members)

@@ -1,0 +1,89 @@
+"""Simulate many seeds: `python -m tests.simulation.run --seeds 300 --seconds 60 --jobs 2`.
+
+Prints, for a seed that breaks a promise, the command that replays it; with `--seed S
+--transcript` everything that happened in that seed, a line an event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from multiprocessing import Pool
+
+from tests.simulation.core_simulator import Report, simulate
+
+PROGRESS_SECONDS = 10.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="how many (default 100)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
+    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--seconds", type=float, default=60.0, help="simulated, before healing")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--transcript", action="store_true", help="print all that happens")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        return one(options.seed, options.seconds, options.transcript)
+    return many(range(options.first, options.first + options.seeds), options.seconds, options.jobs)
+
+
+def one(seed: int, seconds: float, transcript: bool) -> int:
+    report = simulate(seed, seconds, transcript=transcript)
+    for line in report.transcript:
+        print(line)
+    print(f"seed {seed}: {report.violation or 'all promises held'}; trace {report.trace_hash}")
+    return 1 if report.violation else 0
+
+
+def many(seeds: Iterable[int], seconds: float, jobs: int) -> int:
+    began, cpu_began = time.monotonic(), time.process_time()
+    total: Counter[str] = Counter()
+    violations: list[Report] = []
+    simulated, slowest, shown = 0.0, 0.0, began
+    with Pool(jobs) as pool:
+        for report in pool.imap_unordered(partial(simulate, seconds=seconds), seeds):
+            total += report.counts
+            total["seeds"] += 1
+            simulated += report.simulated_seconds
+            slowest = max(slowest, report.recovery_timeouts)
+            if report.violation:
+                violations.append(report)
+                print(f"VIOLATION in seed {report.seed} {report.violation}\n  {replay(report, seconds)}")
+            if time.monotonic() - shown > PROGRESS_SECONDS:
+                shown = time.monotonic()
+                print(f"{total['seeds']} seeds, {len(violations)} violations", flush=True)
+    wall = time.monotonic() - began
+    cpu = time.process_time() - cpu_began + wall * jobs
+    table(total, len(violations), simulated, slowest, cpu)
+    return 1 if violations else 0
+
+
+def replay(report: Report, seconds: float) -> str:
+    module = "python -m tests.simulation.run"
+    return f"replay: {module} --seed {report.seed} --seconds {seconds:g} --transcript"
+
+
+def table(
+    total: Counter[str], violations: int, simulated: float, slowest: float, cpu_seconds: float
+) -> None:
+    rows = [
+        ("seeds", f"{total.pop('seeds')}"),
+        ("simulated hours", f"{simulated / 3600:.2f}"),
+        *((name, f"{total[name]}") for name in sorted(total)),
+        ("slowest recovery, election timeouts", f"{slowest:.2f}"),
+        ("simulated hours per CPU hour", f"{simulated / cpu_seconds:.1f}"),
+        ("violations", f"{violations}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value:>12}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
