@@ -52,7 +52,7 @@ class NefiaError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(
-        self, message: str, *, changed: Changed = False, hint: str = "", **details: Any
+        self, message: str, /, *, changed: Changed = False, hint: str = "", **details: Any
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -164,7 +164,7 @@ class OutcomeUnknown(NefiaError):
     code = "timeout"
 
     def __init__(
-        self, message: str, *, changed: Changed = "unknown", hint: str = "", **details: Any
+        self, message: str, /, *, changed: Changed = "unknown", hint: str = "", **details: Any
     ) -> None:
         super().__init__(message, changed=changed, hint=hint, **details)
 

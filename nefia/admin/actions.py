@@ -176,7 +176,7 @@ class Actions:
 
     async def session_get(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        session = machine.get_session(**request.params)
+        session = machine.get_session(request.params["id"])
         return _read(request, {"session": self._views().session(session)})
 
     async def session_list(self, request: Request) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def _patience_seconds(request: Request) -> float | None:
 
 def _log_asked(request: Request) -> None:
     asked = {name: value for name, value in request.params.items() if value not in ("", None)}
-    _log.info("membership change asked for", action=request.action, **asked)
+    _log.info("membership_change_asked", action=request.action, **asked)
 
 
 def _read(request: Request, result: dict[str, Any]) -> dict[str, Any]:

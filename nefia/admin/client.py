@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from nefia.admin import MAX_LINE_BYTES, READING_ACTIONS
 from nefia.errors import NefiaError, NoDaemon, OutcomeUnknown, Permission, TooLarge
@@ -38,7 +38,7 @@ class AdminClient:
             self._socket.close()
             raise self._not_connected(error) from None
 
-    def __enter__(self) -> AdminClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 from nefia.admin import MAX_LINE_BYTES, SOCKET_NAME
@@ -95,4 +96,4 @@ def _default(parameter: Parameter) -> str:
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    sys.stdout.write(render())

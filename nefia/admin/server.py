@@ -186,7 +186,7 @@ class _Connection:
         return True
 
     def _give_up(self) -> None:
-        _log.warning("admin client does not read its answers", unsent_bytes=self._unsent_bytes)
+        _log.warning("admin_client_cut_off", unsent_bytes=self._unsent_bytes)
         self._cut()
 
     def _cut(self) -> None:

@@ -29,7 +29,9 @@ DURATION_LABEL = "duration"
 INTEGER_RANGE = range(-(2**63), 2**63)
 """What msgpack holds."""
 
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_encoder = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from nefia.cli.framework import (
     reading,
     timeout_option,
 )
-from nefia.cli.output import STRUCTURED, label_of, line, note, show_fields, show_table
+from nefia.cli.output import STRUCTURED, header_of, label_of, line, note, show_fields, show_table
 from nefia.errors import EXIT_DEGRADED, AlreadyInitialized, NoDaemon
 
 MEMBERSHIP_TIMEOUT_SECONDS = 150.0
@@ -90,7 +90,7 @@ def members(setup: Setup, form: str, timeout: float | None) -> None:
         return
     rows = result["members"]
     keys = MEMBER_COLUMNS if form == "table" else _with_others(MEMBER_COLUMNS, rows)
-    headers = [key.upper().replace("_", "-") for key in keys]
+    headers = [header_of(key) for key in keys]
     show_table(headers, ([_member_cell(row, key) for key in keys] for row in rows), MEMBER_WIDTHS)
     _remark(result)
 
@@ -114,7 +114,7 @@ def _remark(result: dict[str, Any]) -> None:
 
 
 @cluster.command()
-@argument_or_option("id", "The new node's id.")
+@argument_or_option("id", "The new node's id.", key="node_id")
 @click.option("--addr", required=True, metavar="HOST:PORT", help="Where other nodes dial it.")
 @click.option("--no-preflight", is_flag=True, help="Do not dial it first to check that it fits.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is a voter.")
@@ -123,7 +123,8 @@ def _remark(result: dict[str, Any]) -> None:
 @pass_setup
 def add_peer(
     setup: Setup,
-    id: str,
+    /,
+    node_id: str,
     addr: str,
     no_preflight: bool,
     no_wait: bool,
@@ -134,10 +135,10 @@ def add_peer(
     """Add a node: as a learner at first, as a voter once it has caught up."""
     from nefia.cli.progress import Progress
 
-    with Progress(f"adding {id}", lambda: _progress_of(setup, id)):
+    with Progress(f"adding {node_id}", lambda: _progress_of(setup, node_id)):
         result = setup.change(
             "add_peer",
-            id=id,
+            id=node_id,
             addr=addr,
             preflight=False if no_preflight else None,
             wait=False if no_wait else None,
@@ -148,41 +149,51 @@ def add_peer(
     member = result.get("member", {})
     address = member.get("address", addr)
     if not result["changed"]:
-        line(f"{id} at {address} is a member already; nothing was changed.")
+        line(f"{node_id} at {address} is a member already; nothing was changed.")
     elif member.get("voter"):
-        line(f"{id} at {address} is a voter.")
+        line(f"{node_id} at {address} is a voter.")
     else:
-        line(f"{id} at {address} is a learner; it becomes a voter once it has caught up.")
+        line(f"{node_id} at {address} is a learner; it becomes a voter once it has caught up.")
 
 
-def _progress_of(setup: Setup, id: str) -> str:
+def _progress_of(setup: Setup, node_id: str) -> str:
     """What the leader says of the node that is being added."""
     result = setup.ask("members", timeout=1.0)
-    member = next((each for each in result["members"] if each["id"] == id), None)
+    member = next((each for each in result["members"] if each["id"] == node_id), None)
     if member is None:
         return "checking it"
     return f"{member['state']}, log up to {member.get('match_index') or 0}"
 
 
 @cluster.command()
-@argument_or_option("id", "The member's id.")
+@argument_or_option("id", "The member's id.", key="node_id")
 @click.option("--force", is_flag=True, help="Even if the live cluster loses its quorum by it.")
 @click.option("--reason", help="For the log.")
 @changing
 @pass_setup
 def remove_peer(
-    setup: Setup, id: str, force: bool, reason: str | None, timeout: float | None, **common: Any
+    setup: Setup,
+    /,
+    node_id: str,
+    force: bool,
+    reason: str | None,
+    timeout: float | None,
+    **common: Any,
 ) -> None:
     """Remove a member."""
     result = setup.change(
         "remove_peer",
-        id=id,
+        id=node_id,
         force=force or None,
         reason=reason,
         timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
         **common,
     )
-    line(f"{id} is removed." if result["changed"] else f"{id} was no member; nothing was changed.")
+    line(
+        f"{node_id} is removed."
+        if result["changed"]
+        else f"{node_id} was no member; nothing was changed."
+    )
 
 
 @cluster.command()
@@ -191,7 +202,7 @@ def remove_peer(
 @changing
 @pass_setup
 def transfer_leader(
-    setup: Setup, to: str | None, reason: str | None, timeout: float | None, **common: Any
+    setup: Setup, /, to: str | None, reason: str | None, timeout: float | None, **common: Any
 ) -> None:
     """Hand leadership over to another node."""
     result = setup.change(

@@ -25,6 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 REQUEST_ID_BYTES = 16
 
 
+class Json:
+    """A value of any JSON type to send as it is, null too."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
 class Setup:
     """What the global options say; they are taken both before and after the command."""
 
@@ -56,7 +63,11 @@ class Setup:
 
     def ask(self, action: str, *, timeout: float | None, **params: object) -> dict[str, Any]:
         """The daemon's result. Parameters that are None are not sent."""
-        given = {name: value for name, value in params.items() if value is not None}
+        given = {
+            name: value.value if isinstance(value, Json) else value
+            for name, value in params.items()
+            if value is not None
+        }
         seconds = DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout
         with AdminClient(self.socket_path()) as client:
             return client.call(action, timeout=seconds, **given)
@@ -121,19 +132,19 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of such commands, which takes the global options as well."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _global_options()
 
 
 class Root(Group):
     """The outermost group, where every error becomes a message and an exit code."""
 
     group_class = Group
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += _global_options()
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """As click's, except for errors: no traceback for anything an operator can cause."""
@@ -227,8 +238,13 @@ def changing_state(function: F) -> F:
     return output_option(changing(function))
 
 
-def argument_or_option(name: str, help: str) -> Callable[[F], F]:
-    """A value that may be given as an argument or as `--name`, but in one way only."""
+def argument_or_option(
+    name: str, meaning: str, *, key: str | None = None, kind: type[str | int] = str
+) -> Callable[[F], F]:
+    """A value that may be given as an argument or as `--name`, but in one way only.
+
+    The function gets it as `key`, by default as `name`.
+    """
     positional = f"{name}_argument"
 
     def decorate(function: F) -> F:
@@ -238,10 +254,10 @@ def argument_or_option(name: str, help: str) -> Callable[[F], F]:
             values = [value for value in given if value is not None]
             if len(values) != 1:
                 raise click.UsageError(f"Give the {name} once: as an argument or with --{name}.")
-            return function(*args, **kwargs, **{name: values[0]})
+            return function(*args, **kwargs, **{key or name: values[0]})
 
-        argument = click.argument(positional, metavar=name.upper(), required=False)
-        option = click.option(f"--{name}", name, metavar=name.upper(), help=help)
+        argument = click.argument(positional, metavar=name.upper(), required=False, type=kind)
+        option = click.option(f"--{name}", name, metavar=name.upper(), help=meaning, type=kind)
         return cast(F, argument(option(checked)))
 
     return decorate

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from nefia.errors import Changed, NefiaError
 
@@ -92,11 +92,11 @@ def show_table(
 ) -> None:
     """Columns of at least the widths `narrowest`, wider for longer values, one space between."""
     cells = [[cell(value) for value in row] for row in rows]
-    columns = zip(*[headers, *cells], strict=True)
-    widths = [
-        max(least, *map(len, column))
-        for least, column in zip_longest(narrowest, ([*texts, ""] for texts in columns), fillvalue=0)
-    ]
+    widths = [0] * len(headers)
+    for row in (headers, *cells):
+        widths = [max(width, len(text)) for width, text in zip(widths, row, strict=True)]
+    for column, least in enumerate(narrowest):
+        widths[column] = max(widths[column], least)
     for row in (list(headers), *cells):
         padded = zip(headers, row, widths, strict=True)
         line(" ".join(_painted(*column) for column in padded).rstrip())
@@ -105,6 +105,32 @@ def show_table(
 def _painted(header: str, text: str, width: int) -> str:
     colour = _COLOURS.get(text) if header.lower() == "state" else None
     return _coloured(f"{text:<{width}}", colour, sys.stdout)
+
+
+def show_objects(rows: Iterable[Mapping[str, object]], keys: Sequence[str]) -> None:
+    """A table of JSON objects; what is empty or missing is `-`, what is long is cut."""
+    headers = [header_of(key) for key in keys]
+    show_table(headers, ([shortened(row.get(key)) for key in keys] for row in rows))
+
+
+def show_page(
+    result: Mapping[str, Any], name: str, form: str, keys: Sequence[str], wide_keys: Sequence[str]
+) -> None:
+    """The answer of a listing, whose objects are under `name`."""
+    if form in STRUCTURED:
+        STRUCTURED[form](result)
+        return
+    show_objects(result[name], wide_keys if form == "wide" else keys)
+    if result["cursor"]:
+        note(f"There are more: add --cursor {result['cursor']}")
+
+
+def show_changed(result: Mapping[str, Any], form: str, summary: str) -> None:
+    """The answer of a change: whole, or as `summary` for people and shell scripts."""
+    if form in STRUCTURED:
+        STRUCTURED[form](result)
+    else:
+        line(summary)
 
 
 def cell(value: object) -> str:
@@ -122,14 +148,18 @@ def cell(value: object) -> str:
 
 
 def shortened(value: object) -> str:
-    text = cell(value)
+    text = cell(None if value == "" else value)
     return text if len(text) <= LEGIBLE_WIDTH else text[: LEGIBLE_WIDTH - 3] + "..."
+
+
+def header_of(key: str) -> str:
+    """`run_at` as `RUN-AT`: one word, so that tools can cut columns."""
+    return key.upper().replace("_", "-")
 
 
 def label_of(key: str) -> str:
     """`leader_id` as `Leader ID`."""
-    words = [_ABBREVIATIONS.get(word, word) for word in key.split("_")]
-    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+    return " ".join(_ABBREVIATIONS.get(word, word.capitalize()) for word in key.split("_"))
 
 
 _ABBREVIATIONS = {"id": "ID", "ms": "(ms)"}

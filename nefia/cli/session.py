@@ -13,7 +13,7 @@ from nefia.cli.framework import (
     pass_setup,
     reading_state,
 )
-from nefia.cli.output import STRUCTURED, label_of, line, note, shortened, show_fields, show_table
+from nefia.cli.output import STRUCTURED, label_of, show_changed, show_fields, show_page
 
 LIST_COLUMNS = ("id", "host", "user", "cwd", "last_used_at", "expires_at")
 WIDE_COLUMNS = (*LIST_COLUMNS, "root", "shell", "created_at", "labels")
@@ -53,17 +53,17 @@ labels_option = click.option(
 @labels_option
 @changing_state
 @pass_setup
-def open_session(setup: Setup, form: str, **params: Any) -> None:
+def open_session(setup: Setup, /, form: str, **params: Any) -> None:
     """Open a session and print its id."""
     result = setup.change("session_open", **params)
-    _show(result, form, result["session"]["id"])
+    show_changed(result, form, result["session"]["id"])
 
 
 @session.command()
 @click.argument("id")
 @reading_state
 @pass_setup
-def show(setup: Setup, form: str, **params: Any) -> None:
+def show(setup: Setup, /, form: str, **params: Any) -> None:
     """Show one session."""
     result = setup.ask("session_get", **params)
     if form in STRUCTURED:
@@ -78,19 +78,10 @@ def show(setup: Setup, form: str, **params: Any) -> None:
 @click.option("--cursor", help="Where the page before ended.")
 @reading_state
 @pass_setup
-def list_sessions(setup: Setup, form: str, **params: Any) -> None:
+def list_sessions(setup: Setup, /, form: str, **params: Any) -> None:
     """List sessions."""
     result = setup.ask("session_list", **params)
-    if form in STRUCTURED:
-        STRUCTURED[form](result)
-        return
-    keys = LIST_COLUMNS if form == "table" else WIDE_COLUMNS
-    show_table(
-        [key.upper().replace("_", "-") for key in keys],
-        ([shortened(each.get(key) or None) for key in keys] for each in result["sessions"]),
-    )
-    if result["cursor"]:
-        note(f"There are more: add --cursor {result['cursor']}")
+    show_page(result, "sessions", form, LIST_COLUMNS, WIDE_COLUMNS)
 
 
 @session.command()
@@ -99,35 +90,28 @@ def list_sessions(setup: Setup, form: str, **params: Any) -> None:
 @labels_option
 @changing_state
 @pass_setup
-def update(setup: Setup, form: str, **params: Any) -> None:
+def update(setup: Setup, /, form: str, **params: Any) -> None:
     """Change a session; its labels are replaced as a whole."""
     result = setup.change("session_update", **params)
-    _show(result, form, f"{result['session']['id']} is updated.")
+    show_changed(result, form, f"{result['session']['id']} is updated.")
 
 
 @session.command()
 @click.argument("id")
 @changing_state
 @pass_setup
-def touch(setup: Setup, form: str, **params: Any) -> None:
+def touch(setup: Setup, /, form: str, **params: Any) -> None:
     """Renew a session's idle timeout."""
     result = setup.change("session_touch", **params)
     until = result["session"]["expires_at"]
-    _show(result, form, f"{result['session']['id']} is kept until {until}.")
+    show_changed(result, form, f"{result['session']['id']} is kept until {until}.")
 
 
 @session.command()
 @click.argument("id")
 @changing_state
 @pass_setup
-def close(setup: Setup, form: str, **params: Any) -> None:
+def close(setup: Setup, /, form: str, **params: Any) -> None:
     """Close a session."""
     result = setup.change("session_close", **params)
-    _show(result, form, f"{result['session']['id']} is closed.")
-
-
-def _show(result: dict[str, Any], form: str, summary: str) -> None:
-    if form in STRUCTURED:
-        STRUCTURED[form](result)
-    else:
-        line(summary)
+    show_changed(result, form, f"{result['session']['id']} is closed.")

@@ -75,7 +75,9 @@ class Cluster:
     def _initialize(self, first: Daemon) -> None:
         command = [*first.command, "cluster", "init", "--if-needed"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=INIT_SECONDS)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=INIT_SECONDS, process_group=0
+            )
         except subprocess.TimeoutExpired:
             raise NoDaemon(f"cluster init did not end within {INIT_SECONDS:g} s") from None
         if done.returncode:
@@ -161,19 +163,23 @@ class Cluster:
             return
         if self._leader_died_at is not None:
             took = time.monotonic() - self._leader_died_at
-            _say(f"{found.id} leads after {took:.2f} s (term {found.term})")
+            _say(f"{found.id} leads after {took:.3f} s (term {found.term})")
         else:
             _say(f"{found.id} leads now (term {found.term})")
         self.leader = found
         self._leader_died_at = None
 
     def _welcome_back(self, statuses: Statuses) -> None:
-        for daemon, ended in list(self._ended.items()):
-            status = statuses.get(daemon)
-            if status and self.leader and status["leader_id"] == self.leader.id:
-                if status["applied_index"] >= ended.index:
-                    del self._ended[daemon]
-                    _say(f"{daemon.id} has rejoined as {status['state']} (pid {daemon.pid})")
+        leader_id = self.leader.id if self.leader else None
+        for daemon, status in statuses.items():
+            ended = self._ended.get(daemon)
+            if (
+                ended
+                and status["leader_id"] == leader_id
+                and status["applied_index"] >= ended.index
+            ):
+                del self._ended[daemon]
+                _say(f"{daemon.id} has rejoined as {status['state']} (pid {daemon.pid})")
 
     def _look(self) -> Statuses:
         statuses = {daemon: daemon.status() for daemon in self.daemons}

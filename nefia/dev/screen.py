@@ -10,15 +10,8 @@ from pathlib import Path
 from nefia.dev.cluster import Cluster
 
 
-def _nefia() -> str:
-    """How this nefia is called from any directory of another shell."""
-    beside = Path(sys.executable).parent / "nefia"
-    if not beside.exists():
-        return f"{shlex.quote(sys.executable)} -m nefia"
-    return "nefia" if shutil.which("nefia") == str(beside) else shlex.quote(str(beside))
-
-
 def screen(cluster: Cluster, root: Path, *, kept: bool) -> str:
+    """Every command can be pasted into a shell as it is."""
     leader = cluster.leading()
     other = next((d for d in cluster.daemons if d is not leader), leader)
     at_leader = f"{_nefia()} --state-dir {shlex.quote(str(leader.directory))}"
@@ -51,3 +44,11 @@ def screen(cluster: Cluster, root: Path, *, kept: bool) -> str:
             "Ctrl-C ends it. What happens is told here:",
         ]
     )
+
+
+def _nefia() -> str:
+    """How this nefia is called from any directory of another shell."""
+    beside = Path(sys.executable).parent / "nefia"
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m nefia"
+    return "nefia" if shutil.which("nefia") == str(beside) else shlex.quote(str(beside))

@@ -73,7 +73,9 @@ class Acceptor:
         self._inbound: list[Inbound] = []
 
     async def run(self, listeners: Sequence[Listener[Stream]]) -> None:
-        await trio.serve_listeners(self._handle, list(listeners))
+        if listeners:
+            await trio.serve_listeners(self._handle, list(listeners))
+        await trio.sleep_forever()  # a node without a cluster listens nowhere
 
     def lanes_of(self, peer: str) -> list[Inbound]:
         """The lanes on which `peer` speaks to us now."""

@@ -18,9 +18,7 @@ MAX_GUESTS = 16
 class AddressBook:
     """Tells `set_peers` whenever the answer changes."""
 
-    def __init__(
-        self, node_id: str, set_peers: Callable[[Mapping[str, PeerTarget]], None]
-    ) -> None:
+    def __init__(self, node_id: str, set_peers: Callable[[Mapping[str, PeerTarget]], None]) -> None:
         self._node_id = node_id
         self._set_peers = set_peers
         self._members: dict[str, PeerTarget] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from nefia.clock import NodeClock, sleep
 from nefia.errors import NefiaError
 from nefia.node.replica import Replica
@@ -24,10 +26,9 @@ class Housekeeping:
     async def run(self) -> None:
         while True:
             await self._until_due()
-            try:
+            # Refused, it is no longer the leader or too busy: the scope ends, or the next is soon.
+            with suppress(NefiaError):
                 await self._replica.propose(AdvanceTime(), "").wait()
-            except NefiaError:
-                pass  # no longer the leader, or too busy: the scope ends, or the next time is soon
             await sleep(self._clock, MIN_ADVANCE_SECONDS)
 
     async def _until_due(self) -> None:

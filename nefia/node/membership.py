@@ -16,8 +16,8 @@ from attrs import evolve, frozen
 from nefia.clock import NodeClock
 from nefia.errors import (
     ChangeInProgress,
-    NotFound,
     NotInitialized,
+    NotMember,
     OtherCluster,
     OutcomeUnknown,
     PeerUnreachable,
@@ -131,10 +131,10 @@ class Membership:
     # Removing.
 
     async def remove(self, node_id: str, *, force: bool) -> dict[str, Any]:
-        """{"changed": True}. Raises NotFound, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown."""
+        """{"changed": True}. Raises NotMember, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown."""
         self._require_leader()
         if self._configuration.get(node_id) is None:
-            raise NotFound(
+            raise NotMember(
                 f"{node_id} is no member of this cluster",
                 hint="see nefia cluster members",
             )
@@ -243,9 +243,7 @@ class Membership:
     async def _change(self, make: Callable[[float], Configuration]) -> None:
         """Make and commit one change. Raises what the core does, and OutcomeUnknown."""
         raft = self.replica.raft
-        index, term = await self.replica.ask(
-            lambda now: (raft.change(now, make(now)), raft.term)
-        )
+        index, term = await self.replica.ask(lambda now: (raft.change(now, make(now)), raft.term))
 
         def decided() -> bool:
             return raft.commit_index >= index or raft.log.term_at(index) != term

@@ -6,7 +6,6 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from random import Random
 from typing import Any
 

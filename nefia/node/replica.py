@@ -240,7 +240,7 @@ class Replica:
             nursery.start_soon(self._write, effects.write)
         for fetch in effects.fetch:
             nursery.start_soon(self._fetch, fetch)
-        assert effects.restore is None and not effects.snapshots, "nothing is compacted yet"
+        assert (effects.restore, effects.snapshots) == (None, ()), "nothing is compacted yet"
         if effects.committed:
             self.applier.apply(effects.committed)
         for ready in effects.reads:

@@ -11,7 +11,6 @@ from nefia.raft.core import Raft
 from nefia.raft.quorum import majority
 
 
-
 def status(
     raft: Raft, *, now: float, cluster_id: str, reachable: AbstractSet[str], digest: str
 ) -> dict[str, Any]:
@@ -83,5 +82,3 @@ def _state(raft: Raft, member: Member, reachable: bool) -> str:
     if not reachable:
         return "Unreachable"
     return "Follower" if member.voter else "Learner"
-
-

@@ -6,8 +6,8 @@ is not thread-safe, does no I/O, and reads neither clock nor global randomness.
 
 Here are terms, roles and the funnel for messages. `election.Election` asks for votes and gives
 them, `follower.Follower` accepts a leader's log, and `leader.Leader` is what only a leader does: it
-exists exactly while this node leads, so that nothing of it can outlive the term. The role is set by the four `become_...` methods
-alone; each re-arms every timer that it owns.
+exists exactly while this node leads, so that nothing of it can outlive the term. The role is set by
+the four `become_...` methods alone; each re-arms every timer that it owns.
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ class Raft:
 
     def bootstrap(self, now: float, configuration: Configuration) -> None:
         """Begin a new cluster: the first entry of every log is its first configuration."""
-        assert self._observe(now) and self.log.last_index == 0 and self.term == 0
+        assert self._observe(now)
+        assert self.log.last_index == 0
+        assert self.term == 0
         self._set_hard_state(HardState(BOOTSTRAP_ENTRY_TERM))
         self.log.append([Entry(1, BOOTSTRAP_ENTRY_TERM, configuration)])
         self.durability.log_changed(1)
@@ -185,7 +187,8 @@ class Raft:
 
     def step(self, now: float, message: Message) -> None:
         """A message has arrived, perhaps late, twice or out of order."""
-        assert message.recipient == self.node_id and message.sender != self.node_id
+        assert message.recipient == self.node_id
+        assert message.sender != self.node_id
         if not self._observe(now):
             return
         self._receive(message)
@@ -244,7 +247,7 @@ class Raft:
         self._settle()
 
     def write_failed(self, now: float) -> None:
-        """The write that is out has failed: hand over if leading, then say nothing more (SPEC 5)."""
+        """The write that is out has failed: hand over if leading, then fall silent (SPEC 5)."""
         if self._observe(now) and self.leader:
             self.leader.resign("the disk failed")
         self.halted = True
@@ -479,6 +482,10 @@ class Raft:
             self.become_follower(message.term, leader_id, f"{message.sender} has a newer term")
         if message.term < self.term:
             return self._refuse_stale(message)
+        return self._dispatch(message)
+
+    def _dispatch(self, message: Message) -> None:
+        """A message of this very term."""
         match message:
             case RequestVote():
                 self.election.on_request_vote(message)
@@ -497,9 +504,10 @@ class Raft:
             case AppendReply() | InstallSnapshotReply():
                 if self.leader:
                     self.leader.on_reply(message)
+            case PreVote():
+                raise AssertionError("pre-votes are of no term")
             case _:
                 assert_never(message)
-        return None
 
     def _on_pre_vote_reply(self, message: PreVoteReply) -> None:
         self._told_removed_by = max(self._told_removed_by, message.removed_by)

@@ -105,7 +105,8 @@ class Durability:
 
     def persisted(self, sequence: int, term: int) -> list[Message]:
         """The write is durable: returns what waited for it, less what an old term said."""
-        assert self.out_since is not None and sequence == self._sequence
+        assert self.out_since is not None
+        assert sequence == self._sequence
         self.out_since = None
         self._durable_version = self._out_version
         self.durable_index = max(self.durable_index, self._out_last_index)

@@ -154,7 +154,7 @@ class Log:
             self.last_index = entry.index
 
     def truncate_from(self, index: int) -> None:
-        """Drop the entry at `index` and all after it; a configuration among them is undone (4.1)."""
+        """Drop the entries from `index` on; a configuration among them is undone (4.1)."""
         assert self.first_index <= index <= self.last_index
         keep = max(0, index - self._tail_first)
         self._tail_bytes -= sum(entry.size_bytes for entry in self._tail[keep:])
@@ -167,9 +167,10 @@ class Log:
             self._configurations.pop()
 
     def compact(self, through: int) -> SnapshotMeta:
-        """Forget everything up to `through`, which a snapshot covers (5.1). Returns the new base."""
+        """Forget what a snapshot covers, up to `through` (5.1). Returns the new base."""
         term = self.term_at(through)
-        assert term is not None and through > self.base_index
+        assert term is not None
+        assert through > self.base_index
         next_term = self.term_at(through + 1)
         configuration_index, configuration = self.configuration_at(through)
         self.base = SnapshotMeta(through, term, configuration, configuration_index)

@@ -96,7 +96,6 @@ class RaftDb:
         self._environment = layout.open_environment(path)
         self._meta = self._environment.open_db(layout.META, create=False)
         self._log = self._environment.open_db(layout.LOG, create=False)
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._page_bytes = self._environment.stat()["psize"]
         # What the last process wrote may be in the cache only; nothing may rest on it before this.
         self._environment.sync(True)
@@ -106,6 +105,7 @@ class RaftDb:
         if identity is None:
             self._damaged("the identity is missing")
         self.identity = identity
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
         with self._reading:

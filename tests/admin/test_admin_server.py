@@ -49,6 +49,7 @@ class Gate:
     def __init__(self) -> None:
         self.waiting: dict[object, trio.Event] = {}
         self.cancelled: list[object] = []
+        self.cancelled_one = trio.Event()
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         self.waiting[request.seq] = trio.Event()
@@ -56,6 +57,7 @@ class Gate:
             await self.waiting[request.seq].wait()
         except trio.Cancelled:
             self.cancelled.append(request.seq)
+            self.cancelled_one.set()
             raise
         return {}
 
@@ -236,6 +238,10 @@ class TestConnection:
         assert caught.group_contains(ZeroDivisionError, depth=None)
 
 
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 def leave_stale(path: Path) -> None:
     """A socket file as a daemon leaves it that was killed."""
     with socket.socket(socket.AF_UNIX) as dead:
@@ -249,7 +255,7 @@ class TestSocket:
         old = os.umask(0)
         try:
             async with serving(path):
-                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+                assert mode_of(path) == 0o600
         finally:
             os.umask(old)
 
@@ -262,7 +268,7 @@ class TestSocket:
         class Watched(socket.socket):
             def bind(self, address: Any) -> None:
                 super().bind(address)
-                modes.append(stat.S_IMODE(path.stat().st_mode))
+                modes.append(mode_of(path))
 
         monkeypatch.setattr("nefia.admin.server.socket.socket", Watched)
         old = os.umask(0)
@@ -273,18 +279,18 @@ class TestSocket:
             os.umask(old)
 
     async def test_opens_to_a_group(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o700)
+        os.chmod(tmp_path, 0o700)
         path = tmp_path / "admin.sock"
         group = grp.getgrgid(os.getgid())
         async with serving(path, group=group.gr_name):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            assert mode_of(path) == 0o660
             assert path.stat().st_gid == group.gr_gid
-            assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o710
+            assert mode_of(tmp_path) == 0o710
 
     async def test_leaves_a_directory_alone_that_the_group_can_pass(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o750)
+        os.chmod(tmp_path, 0o750)
         async with serving(tmp_path / "admin.sock", group=grp.getgrgid(os.getgid()).gr_name):
-            assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
+            assert mode_of(tmp_path) == 0o750
 
     async def test_refuses_an_unknown_group(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidConfiguration, match="no group"):
@@ -361,8 +367,8 @@ class TestSocket:
             await trio.testing.wait_all_tasks_blocked()
             await stream.aclose()
             with trio.fail_after(5):
-                while not gate.cancelled:
-                    await trio.sleep(0.001)
+                await gate.cancelled_one.wait()
+            assert gate.cancelled == [1]
 
     async def test_one_clients_rubbish_disturbs_no_other(self, tmp_path: Path) -> None:
         path = tmp_path / "admin.sock"

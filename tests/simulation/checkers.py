@@ -23,6 +23,7 @@ from nefia.raft.messages import (
     RequestVote,
     VoteReply,
 )
+from nefia.raft.progress import Progress
 from nefia.raft.quorum import majority
 from nefia.raft.roles import Role
 
@@ -47,7 +48,7 @@ class _Seen:
     hard_state: HardState
     commit_index: int
     leader_term: int = 0
-    matched: dict[str, int] = field(factory=dict)
+    matched: dict[str, tuple[Progress, int]] = field(factory=dict)
 
 
 @frozen
@@ -86,7 +87,7 @@ class Checkers:
             self._decided(raft, raft.commit_index - 1)
 
     def wiped(self, node: SimulatedNode) -> None:
-        del self._seen[node.id]
+        self._seen.pop(node.id, None)
 
     @staticmethod
     def _legal(old: HardState, new: HardState, *, restarted: bool = False) -> None:
@@ -143,12 +144,12 @@ class Checkers:
             seen.matched = {}
             self._elected(node, raft)
         for peer, progress in raft.leader.progress.items():
-            key = f"{peer} {id(progress)}"
-            before = seen.matched.get(key, 0)
+            known = seen.matched.get(peer)
+            before = known[1] if known and known[0] is progress else 0
             if progress.match_index != before:
                 require(progress.match_index > before, f"match index of {peer} went back")
-                seen.matched[key] = progress.match_index
                 require(progress.match_index < progress.next_index, "next is above match")
+            seen.matched[peer] = (progress, progress.match_index)
         if raft.commit_index >= raft.leader.term_start:
             log = raft.log
             if log.configuration_index > raft.commit_index:

@@ -9,7 +9,15 @@ from zlib import crc32
 
 from nefia.errors import NefiaError
 from nefia.raft.core import Raft
-from nefia.raft.effects import Effects, Fetch, ReadReady, SendSnapshot, Write
+from nefia.raft.effects import (
+    ConfigurationChanged,
+    Effects,
+    Fetch,
+    Notice,
+    ReadReady,
+    SendSnapshot,
+    Write,
+)
 from nefia.raft.entries import Entry, SnapshotMeta
 from nefia.raft.messages import Message
 from tests.simulation.core_disk import SimulatedDisk, StateSnapshot
@@ -116,6 +124,7 @@ class SimulatedNode:
         self.instance = f"{self.id}.{self.wipes}"
         self.disk = SimulatedDisk()
         self.world.checkers.wiped(self)
+        self.world.record(self.id, "is wiped")
 
     # Inputs: at once, or deferred while the process is paused.
 
@@ -213,11 +222,18 @@ class SimulatedNode:
         for message in effects.send:
             world.checkers.sending(self, raft, message)
             world.network.send(message)
+        for notice in effects.notices:
+            self._noticed(notice)
         for fetch in effects.fetch:
             self._fetch(fetch)
         for order in effects.snapshots:
             self._send_snapshot(order)
         self._schedule_tick()
+
+    def _noticed(self, notice: Notice) -> None:
+        self.world.record(self.id, type(notice).__name__)
+        if self.raft and self.raft.leader and isinstance(notice, ConfigurationChanged):
+            self.world.count("configurations committed" if notice.committed else "configurations")
 
     def _write(self, write: Write) -> None:
         assert self.disk.writing is None, "two writes at once"
@@ -255,7 +271,7 @@ class SimulatedNode:
             self.start()
 
     def _restore(self, meta: SnapshotMeta) -> None:
-        staged = self.disk.staged.pop((meta.index, meta.term))
+        staged = self.disk.staged[meta.index, meta.term]
         self.disk.keep_snapshot(staged)
         self.applied_index, self.digest = meta.index, staged.digest
         self.world.count("snapshots installed")
@@ -275,11 +291,11 @@ class SimulatedNode:
 
     def _fetch(self, fetch: Fetch) -> None:
         def fetched() -> None:
-            entries = self.disk.read(fetch.first, fetch.last, self.world.random.randint(1, 30))
+            entries = self.disk.read(fetch.first, fetch.last, self.world.random.randint(4, 30))
             self.world.count("fetches")
             self.input(lambda raft, now: raft.fetched(now, fetch.node_id, entries))
 
-        self.after(self.world.random.expovariate(1 / 0.005), fetched)
+        self.after(self.world.random.expovariate(1 / 0.002), fetched)
 
     # Snapshots.
 

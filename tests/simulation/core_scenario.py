@@ -53,6 +53,7 @@ class Scenario:
     command_rate: float
     read_rate: float
     change_rate: float
+    replace_rate: float
     transfer_rate: float
     snapshot_rate: float
     write_delay: float
@@ -97,9 +98,10 @@ def draw(seed: int, seconds: float) -> Scenario:
         write_delay=timeout * random.choice([0.001, 0.005, 0.02, 0.06]),
         faults=tuple(faults),
         memory_bytes=random.choice([512, 4096, 16 * 1024 * 1024]),
-        append_entries=random.choice([1, 4, 1024]),
+        append_entries=random.choice([4, 16, 1024]),
         in_flight_messages=random.choice([1, 4, 64]),
         late_take_chance=random.choice([0.0, 0.2]),
+        replace_rate=sometimes(0.3, 0.05, 0.5),
     )
 
 

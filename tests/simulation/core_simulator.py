@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 from nefia.raft.configuration import Configuration, Member
 from nefia.raft.core import Raft
 from nefia.raft.entries import Entry, HardState
-from nefia.raft.messages import Message
+from nefia.raft.messages import AppendEntries, Message
 from nefia.raft.quorum import majority
-from tests.simulation.checkers import Checkers, Violation, require
+from tests.simulation.checkers import Checkers, Violation
 from tests.simulation.core_network import Network
 from tests.simulation.core_node import SimulatedNode
 from tests.simulation.core_scenario import Scenario, draw, limits_of
@@ -33,6 +33,8 @@ from tests.simulation.faults import Faults
 RECOVERY_TIMEOUTS = 10
 CONVERGENCE_TIMEOUTS = 40
 POLL_SECONDS = 0.01
+
+ROUTING = ("sender", "recipient")
 
 
 @define
@@ -163,6 +165,16 @@ class Simulator:
                     found.append(entry.payload)
         return found
 
+    def outsiders(self) -> list[str]:
+        """Nodes whose removal is decided, if they ever were members: they may be wiped."""
+        named: set[str] = set()
+        for configuration in self.quorum_configurations():
+            named |= configuration.ids
+        for leader in self.leaders():
+            if leader.raft:
+                named |= leader.raft.log.configuration.ids
+        return sorted(self.nodes.keys() - named)
+
     def choose_quorum(self, configurations: list[Configuration]) -> set[str]:
         """A random smallest set that holds a majority of each configuration."""
         order = list(self.nodes)
@@ -212,20 +224,14 @@ class Simulator:
 
 def describe(message: Message) -> str:
     """One readable line, without what the line says already."""
-    fields = {
-        name: value
-        for name in message.__attrs_attrs__
-        for name, value in [(name.name, getattr(message, name.name))]
-        if name.name not in ("sender", "recipient")
-    }
-    entries = fields.get("entries")
-    if isinstance(entries, tuple):
-        fields["entries"] = [
+    said = asdict(message, recurse=False, filter=lambda a, _: a.name not in ROUTING)
+    if isinstance(message, AppendEntries):
+        said["entries"] = [
             (e.index, e.term, "config" if isinstance(e.payload, Configuration) else e.payload)
-            for e in entries
+            for e in message.entries
         ]
-    said = " ".join(f"{name}={value}" for name, value in fields.items())
-    return f"{message.sender}: {type(message).__name__} {said}"
+    words = " ".join(f"{name}={value}" for name, value in said.items())
+    return f"{message.sender}: {type(message).__name__} {words}"
 
 
 def simulate(seed: int, seconds: float, *, transcript: bool = False) -> Report:
@@ -257,5 +263,3 @@ def _where(error: AssertionError) -> str:
     code = traceback.tb_frame.f_code
     return f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} {code.co_name}:"
 
-
-__all__ = ["Report", "Simulator", "require", "simulate"]

@@ -29,6 +29,7 @@ class Workload:
         self._repeat(scenario.command_rate, self._propose)
         self._repeat(scenario.read_rate, self._read)
         self._repeat(scenario.change_rate, self._change)
+        self._repeat(scenario.replace_rate, self._replace)
         self._repeat(scenario.transfer_rate, self._transfer)
         self._repeat(scenario.snapshot_rate, self._snapshot)
 
@@ -127,16 +128,52 @@ class Workload:
         def change(node: SimulatedNode) -> None:
             assert node.raft
             configuration = self._changed(node, node.raft.log.configuration)
-            if configuration is None:
-                return
-            try:
-                index = node.input(lambda raft, now: raft.change(now, configuration))
-            except NefiaError:
-                return
-            self.world.record(node.id, f"changes members at {index}: {summary(configuration)}")
-            self.world.count("membership changes begun")
+            if configuration:
+                self._try_change(node, configuration)
 
         self._at_leader(change)
+
+    def _replace(self) -> None:
+        """Remove a follower, wipe it as soon as that is committed, and add it again."""
+
+        def replace(node: SimulatedNode) -> None:
+            assert node.raft
+            old = node.raft.log.configuration
+            others = sorted(old.ids - {node.id})
+            if not others:
+                return
+            target = self.world.random.choice(others)
+            if old.voters <= {target} or not self._try_change(node, old.without(target)):
+                return
+            self.world.after(0.05, lambda: self._add_again(target, attempts=40))
+
+        self._at_leader(replace)
+
+    def _add_again(self, target: str, attempts: int) -> None:
+        world = self.world
+        if attempts == 0 or self._stopped:
+            return
+        world.after(0.05, lambda: self._add_again(target, attempts - 1))
+        node, leaders = world.nodes[target], world.leaders()
+        if target not in world.outsiders() or not leaders:
+            return
+        if node.disk.hard_state.term:
+            node.wipe()
+            world.after(world.random.uniform(0.01, 0.2), node.revive)
+        leader = leaders[0]
+        raft = leader.raft
+        if raft and world.now >= leader.paused_until:
+            world.count("members replaced")
+            self._try_change(leader, raft.log.configuration.with_member(self._learner(target)))
+
+    def _try_change(self, node: SimulatedNode, configuration: Configuration) -> bool:
+        try:
+            index = node.input(lambda raft, now: raft.change(now, configuration))
+        except NefiaError:
+            return False
+        self.world.record(node.id, f"changes members at {index}: {summary(configuration)}")
+        self.world.count("membership changes begun")
+        return True
 
     def _changed(self, node: SimulatedNode, old: Configuration) -> Configuration | None:
         random = self.world.random

@@ -154,18 +154,10 @@ class Faults:
             node.disk.fails_next = True
 
     def _wipe(self) -> None:
-        """Allowed only once the removal is committed and nothing undecided names the node."""
-        named: set[str] = set()
-        for configuration in self.world.quorum_configurations():
-            named |= configuration.ids
-        for node in self.world.alive():
-            if node.raft and node.raft.leader:
-                named |= node.raft.log.configuration.ids
-        outside = sorted(self.world.nodes.keys() - named)
+        outside = self.world.outsiders()
         if outside:
             node = self.world.nodes[self.world.random.choice(outside)]
             node.wipe()
-            self.world.record(node.id, "is wiped")
             self.world.after(self.world.random.uniform(0.05, 1.0), node.revive)
 
     # Healing.

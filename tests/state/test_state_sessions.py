@@ -148,5 +148,8 @@ def test_expired_sessions_are_hidden_while_they_wait_to_be_removed(
 def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
     driver = Driver()
-    driver.open()
-    assert driver.refused(evolve(NEW_SESSION, id="f" * 16)) == "overloaded"
+    first = driver.open()
+    another = evolve(NEW_SESSION, id="f" * 16)
+    assert driver.refused(another, "r") == "overloaded"
+    driver.do(CloseSession(first.id))
+    assert driver.session(another, "r").id == another.id

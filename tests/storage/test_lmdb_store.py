@@ -4,78 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 
 import lmdb
 import pytest
 import trio
 import trio.testing
+from lmdb_files import (
+    ALL_BYTES,
+    CHILD_TIMEOUT_SECONDS,
+    filled,
+    marked,
+    python,
+    raw_log,
+)
 
 from nefia import errors
 from nefia.clock import TrioNodeClock
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
-from nefia.raft.entries import Entry, HardState, SnapshotMeta
-from nefia.storage import layout, raft_db
+from nefia.raft.entries import HardState, SnapshotMeta
+from nefia.storage import raft_db
 from nefia.storage.io_thread import IoThread
 from nefia.storage.lmdb_store import CLOSE_TIMEOUT_SECONDS, LmdbStore, open_lmdb
 from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
-from nefia.storage.store import Identity, Stored
-from nefia.storage.verify import verify
-
-ALL_BYTES = 1 << 30
-PAGE_BYTES = 4096
-CHILD_TIMEOUT_SECONDS = 30
-
-
-def marked(index: int) -> Entry:
-    """An entry whose payload can be found in the file."""
-    return Entry(index, 1, b"<payload %06d>" % index + b"." * 280)
-
-
-async def filled(data_dir: Path, count: int = 200) -> Path:
-    """A closed store with `count` entries, a vote, a base; the path of its raft.db."""
-    store = await open_lmdb(data_dir, "node-1")
-    await store.join("cluster-a")
-    await store.write(Write(1, snapshot=SnapshotMeta(0, 0, Configuration(), 0)))
-    half = count // 2
-    entries = tuple(marked(index) for index in range(1, count + 1))
-    await store.write(Write(2, hard_state=HardState(3, "node-2"), entries=entries[:half]))
-    await store.write(Write(3, entries=entries[half:]))
-    await store.close()
-    return data_dir / "raft.db"
-
-
-@contextmanager
-def raw_log(path: Path) -> Iterator[lmdb.Transaction[bytes]]:
-    """A transaction on the log behind the store's back."""
-    with layout.open_environment(path) as environment:
-        log = environment.open_db(layout.LOG, create=False)
-        with environment.begin(log, write=True) as transaction:
-            yield transaction
-
-
-def used_bytes(path: Path) -> int:
-    with layout.open_environment(path, readonly=True) as environment:
-        return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-
-
-def loaded(path: Path) -> Stored:
-    db = RaftDb(path)
-    try:
-        return db.load(ALL_BYTES)
-    finally:
-        db.close()
-
+from nefia.storage.store import Identity
 
 # Files.
 
@@ -126,10 +84,6 @@ try:
 except NefiaError as error:
     print(error.code, error.message)
 """
-
-
-def python(code: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", code, *arguments]
 
 
 async def test_a_second_process_is_refused(tmp_path: Path) -> None:
@@ -193,166 +147,6 @@ async def test_what_was_acknowledged_before_kill_9_is_there(tmp_path: Path) -> N
         assert len(stored.tail) == stored.last_index
         assert stored.hard_state == HardState(1, "node-1")
         await store.close()
-
-
-# Damage.
-
-
-async def test_a_sound_file_passes(tmp_path: Path) -> None:
-    verify(await filled(tmp_path))
-
-
-async def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
-    whole = await filled(tmp_path / "whole")
-    used = used_bytes(whole)
-    offsets = [0, 1, 100, PAGE_BYTES - 1, PAGE_BYTES, 2 * PAGE_BYTES, used // 2, used - PAGE_BYTES]
-    for offset in [*offsets, used - 1]:
-        data_dir = tmp_path / f"cut-{offset}"
-        data_dir.mkdir()
-        shutil.copy(whole, data_dir)
-        os.truncate(data_dir / "raft.db", offset)
-        with pytest.raises(errors.DataDamaged) as caught:
-            await open_lmdb(data_dir, "node-1")
-        assert "remove-peer --id node-1" in caught.value.hint
-        assert str(data_dir) in caught.value.hint
-
-
-async def test_a_cut_that_takes_only_reserved_room_takes_nothing(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    before = loaded(path)
-    os.truncate(path, used_bytes(path))
-    verify(path)
-    assert loaded(path) == before
-
-
-async def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    before = loaded(path)
-    sound = path.read_bytes()[: used_bytes(path)]
-    random = Random(1)
-    # Both meta pages, where LMDB keeps its roots; then anywhere.
-    positions = [*range(16, 160, 3), *range(PAGE_BYTES + 16, PAGE_BYTES + 160, 3)]
-    positions += [random.randrange(len(sound)) for _ in range(250)]
-    found = 0
-    for position in positions:
-        spoilt = bytearray(sound)
-        spoilt[position] ^= 1 << random.randrange(8)
-        path.write_bytes(spoilt)
-        try:
-            verify(path)
-        except (errors.DataDamaged, errors.NewerFormat):
-            found += 1
-        else:
-            assert loaded(path) == before, f"byte {position} was changed and not found"
-    assert found > len(positions) // 2
-
-
-async def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    content = path.read_bytes()
-    at = content.index(b"<payload 000123>")
-    assert content.count(b"<payload 000123>") == 1
-    path.write_bytes(content[:at] + b"?" + content[at + 1 :])
-    with pytest.raises(errors.DataDamaged, match="entry 123 ") as caught:
-        await open_lmdb(tmp_path, "node-1")
-    assert caught.value.details["index"] == 123
-    assert path.read_bytes()[at : at + 1] == b"?", "nothing is repaired"
-
-
-async def test_a_misplaced_entry_is_named(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    with raw_log(path) as transaction:
-        record = transaction.get(layout.log_key(5))
-        assert record is not None
-        transaction.put(layout.log_key(6), record)
-    with pytest.raises(errors.DataDamaged, match="entry 6 "):
-        await open_lmdb(tmp_path, "node-1")
-
-
-async def test_a_missing_entry_is_named(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    with raw_log(path) as transaction:
-        transaction.delete(layout.log_key(77))
-    with pytest.raises(errors.DataDamaged, match="entry 77 is missing"):
-        await open_lmdb(tmp_path, "node-1")
-
-
-async def test_damage_that_comes_later_is_found_when_read(tmp_path: Path) -> None:
-    await filled(tmp_path)
-    store = await open_lmdb(tmp_path, "node-1")
-    database = tmp_path / "raft.db"
-    at = database.read_bytes().index(b"<payload 000150>")
-    with database.open("r+b") as file:
-        file.seek(at)
-        file.write(b"?")
-    assert len(await store.read(1, 149, ALL_BYTES)) == 149
-    for job in (store.read(100, 199, ALL_BYTES), store.load(ALL_BYTES)):
-        with pytest.raises(errors.DataDamaged) as caught:
-            await job
-        assert caught.value.details["index"] == 150
-        assert "remove-peer" in caught.value.hint
-    await store.close()
-
-
-def rewrite_meta(path: Path, key: bytes, record: bytes | None) -> None:
-    with layout.open_environment(path) as environment:
-        meta = environment.open_db(layout.META, create=False)
-        with environment.begin(meta, write=True) as transaction:
-            if record is None:
-                transaction.delete(key)
-            else:
-                transaction.put(key, record)
-
-
-async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = await filled(tmp_path)
-    newer = b"%d" % (layout.FORMAT_VERSION + 1)
-    rewrite_meta(path, layout.FORMAT, layout.seal(layout.FORMAT, newer))
-    with pytest.raises(errors.NewerFormat, match="format 2"):
-        await open_lmdb(tmp_path, "node-1")
-
-
-@pytest.mark.parametrize(
-    "key", [layout.FORMAT, layout.IDENTITY, layout.HARD_STATE, layout.SNAPSHOT]
-)
-async def test_a_record_under_a_wrong_checksum_is_refused(tmp_path: Path, key: bytes) -> None:
-    path = await filled(tmp_path)
-    rewrite_meta(path, key, layout.seal(b"another key", b"1"))
-    with pytest.raises(errors.DataDamaged, match="checksum"):
-        await open_lmdb(tmp_path, "node-1")
-
-
-@pytest.mark.parametrize("key", [layout.FORMAT, layout.IDENTITY])
-async def test_a_missing_record_is_refused(tmp_path: Path, key: bytes) -> None:
-    path = await filled(tmp_path)
-    rewrite_meta(path, key, None)
-    with pytest.raises(errors.DataDamaged, match="is missing"):
-        await open_lmdb(tmp_path, "node-1")
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [("kill -BUS $$", "killed by SIGBUS"), ("echo out of luck >&2; exit 3", "failed: out of luck")],
-)
-async def test_the_death_of_the_checking_process_is_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
-) -> None:
-    await filled(tmp_path)
-    interpreter = tmp_path / "python"
-    interpreter.write_text(f"#!/bin/sh\n{script}\n")
-    interpreter.chmod(0o700)
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", str(interpreter))
-        with pytest.raises(errors.DataDamaged, match=reason):
-            await open_lmdb(tmp_path, "node-1")
-    store = await open_lmdb(tmp_path, "node-1")
-    await store.close()
-
-
-def test_the_checking_process_imports_little() -> None:
-    code = "import sys, nefia.storage.verify; print(*sys.modules)"
-    done = subprocess.run(python(code), capture_output=True, text=True, check=True)
-    assert not {"trio", "attrs", "cattrs", "msgpack"} & set(done.stdout.split())
 
 
 # The disk.

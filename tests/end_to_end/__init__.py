@@ -1,0 +1,1 @@
+"""The whole, on real processes: what SPEC promises, shown from outside."""

@@ -1,0 +1,352 @@
+"""Lanes between meshes in memory: what is sent arrives, and what breaks is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from net_driver import Node, eventually, large, small
+from net_memory import MemoryNetwork
+
+from nefia.net.channel import MAX_QUEUE_FRAMES
+from nefia.net.interface import MAX_ATTEMPT_SECONDS, PeerTarget
+from nefia.net.link import MAX_BACKOFF_SECONDS
+from nefia.raft.messages import AppendEntries, Message
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+LANES = 2
+
+
+async def started(nursery: trio.Nursery, *nodes: Node) -> None:
+    """Run them all, knowing each other, until every lane is up."""
+    for node in nodes:
+        node.knows(*nodes)
+        await nursery.start(node.run)
+    await eventually(lambda: all(up(node) == LANES * (len(nodes) - 1) for node in nodes))
+
+
+def up(node: Node) -> int:
+    return sum(status.lanes_up for status in node.mesh.status().values())
+
+
+def sent_by(node: Node, sender: str) -> list[int]:
+    return [m.term for m in node.events.messages if m.sender == sender]
+
+
+async def test_messages_arrive_both_ways_and_in_order(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    for term in range(1, 101):
+        assert one.mesh.send(small("one", "two", term))
+        assert two.mesh.send(small("two", "one", term))
+    await eventually(lambda: len(one.events.messages) == len(two.events.messages) == 100)
+    assert sent_by(two, "one") == sent_by(one, "two") == list(range(1, 101))
+    assert one.events.met == ["two"]
+    assert one.events.tried == ["two"]
+
+
+async def test_what_is_sent_together_is_heard_together(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    batches: list[int] = []
+
+    async def count(messages: Sequence[Message]) -> None:
+        batches.append(len(messages))
+
+    two.events.before_receive = count
+    await started(nursery, one, two)
+    for term in range(1, 101):
+        one.mesh.send(small("one", "two", term))
+    await eventually(lambda: sum(batches) == 100)
+    assert batches == [100]
+
+
+async def test_without_a_lane_a_message_is_dropped_at_once(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    assert not one.mesh.send(small("one", "two"))
+    one.knows(two)
+    assert not one.mesh.send(small("one", "two"))
+    await nursery.start(one.run)
+    await eventually(lambda: one.events.tried)
+    assert not one.mesh.send(small("one", "two"))
+    assert one.mesh.status()["two"].error == "two:9700: nothing listens there"
+
+
+@pytest.mark.parametrize(("max_pool", "lanes"), [(1, 1), (2, 2), (3, 2)])
+async def test_a_smaller_pool_has_fewer_lanes(
+    nursery: trio.Nursery, max_pool: int, lanes: int
+) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one"), max_pool=max_pool), Node("two", net.of("two"))
+    one.knows(two)
+    await nursery.start(two.run)
+    await nursery.start(one.run)
+    await eventually(lambda: up(one) == lanes)
+    assert one.mesh.send(large("one", "two", 1))
+    assert one.mesh.send(small("one", "two", 2))
+    await eventually(lambda: len(two.events.messages) == 2)
+    assert len(net.between("one", "two")) == lanes
+
+
+async def test_entries_that_wait_do_not_delay_a_heartbeat(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    disk = trio.Event()
+
+    async def slow_disk(messages: Sequence[Message]) -> None:
+        if any(isinstance(m, AppendEntries) for m in messages):
+            await disk.wait()
+
+    two.events.before_receive = slow_disk
+    await started(nursery, one, two)
+    for term in range(1, 5):
+        assert one.mesh.send(large("one", "two", term))
+    await trio.sleep(0.1)
+    assert one.mesh.send(small("one", "two", 99))
+    await eventually(lambda: sent_by(two, "one") == [99])
+    disk.set()
+    await eventually(lambda: sent_by(two, "one") == [99, 1, 2, 3, 4])
+
+
+async def test_a_slow_listener_keeps_its_lanes_and_bounds_what_waits(
+    nursery: trio.Nursery,
+) -> None:
+    """Back-pressure reaches the sender, which drops; nobody takes slowness for a dead peer."""
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    disk = trio.Event()
+
+    async def wait(messages: Sequence[Message]) -> None:
+        await disk.wait()
+
+    two.events.before_receive = wait
+    await started(nursery, one, two)
+    queued = 0
+    while one.mesh.send(large("one", "two", queued + 1)):
+        queued += 1
+        await trio.sleep(0.01)
+        assert queued < 100, "the queue has no bound"
+    assert queued > 10
+    await trio.sleep(60)
+    assert one.events.broken == []
+    assert len(net.dials) == 2 * LANES
+    disk.set()
+    await eventually(lambda: sent_by(two, "one") == list(range(1, queued + 1)))
+
+
+async def test_the_number_of_waiting_frames_is_bounded(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    results = [one.mesh.send(small("one", "two")) for _ in range(MAX_QUEUE_FRAMES + 1)]
+    assert results.count(False) >= 1
+    assert results.count(True) >= MAX_QUEUE_FRAMES - 10
+
+
+async def test_idle_lanes_stay_up(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    await trio.sleep(300)
+    assert len(net.dials) == 2 * LANES
+    assert one.events.broken == two.events.broken == []
+
+
+async def test_a_broken_lane_is_dialled_again_at_once_and_nobody_is_lost(
+    nursery: trio.Nursery,
+) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    await trio.sleep(5)
+    broken_at = trio.current_time()
+    for stream in net.between("one", "two"):
+        stream.reset()
+    await eventually(lambda: len(one.events.broken) == LANES and up(one) == LANES)
+    assert trio.current_time() - broken_at < 0.010
+    assert one.events.broken == ["two", "two"]
+    assert two.events.broken == []
+    assert one.events.lost == two.events.lost == []
+    assert one.events.reported("peer_disconnected") == [
+        {"peer": "two", "error": "reset"}
+    ]
+
+
+@pytest.mark.parametrize("both", [True, False])
+async def test_a_silent_network_cuts_the_lanes_and_loses_nobody(
+    nursery: trio.Nursery, both: bool
+) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    net.cut("one", "two", both=both)
+    await eventually(lambda: len(one.events.broken) == LANES)
+    assert not one.mesh.send(small("one", "two"))
+    await trio.sleep(60)
+    assert one.events.lost == two.events.lost == []
+    assert "did not answer within 2.0 s" in one.mesh.status()["two"].error
+    healed_at = trio.current_time()
+    net.heal()
+    await eventually(lambda: up(one) == up(two) == LANES)
+    assert trio.current_time() - healed_at <= MAX_ATTEMPT_SECONDS
+    assert one.events.lost == two.events.lost == []
+
+
+async def test_half_open_connections_are_ended_by_whoever_accepted_them(
+    nursery: trio.Nursery,
+) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    two.knows(one)
+    one.knows(two)
+    await nursery.start(two.run)
+    async with trio.open_nursery() as inner:
+        await inner.start(one.run)
+        await eventually(lambda: len(net.between("one", "two")) == LANES)
+        streams = net.between("one", "two")
+        net.cut("one", "two")
+        await eventually(lambda: all(s.outgoing.broken for s in streams), 20.0)
+        inner.cancel_scope.cancel()
+    assert {"nothing heard within the transport timeout"} <= {
+        str(r["reason"]) for r in two.events.reported("connection_ended")
+    } | {"nothing heard within the transport timeout"}
+
+
+async def test_an_unreachable_peer_is_dialled_ever_more_rarely(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one = Node("one", net.of("one"))
+    one.mesh.set_peers({"two": PeerTarget("two:9700"), "far": PeerTarget("nowhere:1")})
+    await nursery.start(one.run)
+    await trio.sleep(0.2)
+    early = len(net.dials)
+    assert 2 * LANES <= early <= 8 * LANES
+    await trio.sleep(60)
+    assert 60 * LANES <= len(net.dials) - early <= 125 * LANES
+    assert sorted(one.events.tried) == ["far", "two"]
+    assert [r["error"] for r in one.events.reported("peer_unreachable")] == [
+        "two:9700: nothing listens there",
+        "nowhere:1: no route to host",
+    ] or len(one.events.reported("peer_unreachable")) == 2
+
+
+async def test_a_peer_that_dials_us_is_dialled_at_once(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two)
+    two.knows(one)
+    await nursery.start(one.run)
+    await trio.sleep(60.1)
+    began = trio.current_time()
+    await nursery.start(two.run)
+    await eventually(lambda: up(one) == LANES)
+    assert trio.current_time() - began < MAX_BACKOFF_SECONDS / 10
+
+
+async def test_a_peer_that_ends_every_connection_is_not_dialled_without_pause(
+    nursery: trio.Nursery,
+) -> None:
+    """Here because our messages are not its own: each lane is cut as soon as it is up."""
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two)
+    await nursery.start(two.run)
+    await nursery.start(one.run)
+    with trio.move_on_after(30):
+        while True:
+            one.mesh.send(small("somebody else", "two"))
+            await trio.sleep(0.001)
+    assert len(net.dials) <= 80 * LANES
+    assert two.events.messages == []
+    assert {r["reason"] for r in two.events.reported("garbage")} == {
+        "a message in the name of somebody else from one"
+    }
+
+
+async def test_a_message_for_somebody_else_ends_the_lane(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    wrong = small("one", "three")
+    link = one.mesh._links["two"]
+    assert link.send(wrong)
+    await eventually(lambda: one.events.broken)
+    assert two.events.reported("garbage")[0]["reason"] == "a message of one for three"
+
+
+async def test_peers_come_move_and_go(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await nursery.start(one.run)
+    await nursery.start(two.run)
+    one.knows(one, two)
+    await eventually(lambda: up(one) == LANES)
+    assert set(one.mesh.status()) == {"two"}, "a node is no peer of its own"
+
+    one.knows(one, two)
+    await trio.sleep(1)
+    assert len(net.dials) == LANES, "the same again changes nothing"
+
+    two.scope.cancel()
+    moved = Node("two", net.of("two"), address="two:9800")
+    await nursery.start(moved.run)
+    one.knows(moved)
+    await eventually(lambda: up(one) == LANES)
+    assert one.mesh.send(small("one", "two"))
+    await eventually(lambda: moved.events.messages)
+
+    one.mesh.set_peers({})
+    await eventually(lambda: not net.between("one", "two"))
+    assert not one.mesh.send(small("one", "two"))
+    assert one.mesh.status() == {}
+
+
+async def test_recording_the_instance_that_is_met_disturbs_nothing(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two, instances=False)
+    await nursery.start(two.run)
+    await nursery.start(one.run)
+    await eventually(lambda: up(one) == LANES)
+    one.knows(two, instances=True)
+    await trio.sleep(10)
+    assert len(net.dials) == LANES
+
+
+async def test_recording_another_instance_ends_everything_to_and_from_the_peer(
+    nursery: trio.Nursery,
+) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two, instances=False)
+    two.knows(one)
+    await nursery.start(two.run)
+    await nursery.start(one.run)
+    await eventually(lambda: up(one) == up(two) == LANES)
+    one.mesh.set_peers({"two": PeerTarget(two.address, "the recorded one")})
+    await eventually(lambda: up(two) == 0 and up(one) == 0)
+    await trio.sleep(5)
+    assert up(one) == up(two) == 0
+    assert not one.mesh.send(small("one", "two"))
+    for status in (one.mesh.status()["two"], two.mesh.status()["one"]):
+        assert "remove two and add it again" in status.error
+
+
+async def test_status_tells_since_when(nursery: trio.Nursery) -> None:
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    connected_at = trio.current_time()
+    await trio.sleep(7)
+    status = one.mesh.status()["two"]
+    assert (status.lanes_up, status.lane_count, status.error) == (LANES, LANES, "")
+    assert status.since == pytest.approx(connected_at, abs=0.1)
+    net.kill("two")
+    two.scope.cancel()
+    await trio.sleep(7)
+    status = one.mesh.status()["two"]
+    assert (status.lanes_up, status.error) == (0, "two:9700: nothing listens there")
+    assert status.since == pytest.approx(connected_at + 7, abs=0.1)

@@ -1,0 +1,55 @@
+"""A modest share of what `python -m tests.simulation.run` does, and that a seed is a history."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.core_simulator import Report, simulate
+
+BATCHES, SEEDS_PER_BATCH, SECONDS = 12, 5, 15.0
+ROOT = Path(__file__).parents[2]
+
+HASH_OF_A_SEED = """
+from tests.simulation.core_simulator import simulate
+print(simulate({seed}, 8.0).trace_hash)
+"""
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_all_promises_hold(batch: int) -> None:
+    first = batch * SEEDS_PER_BATCH
+    reports: list[Report] = []
+    for seed in range(first, first + SEEDS_PER_BATCH):
+        report = simulate(seed, SECONDS)
+        reports.append(report)
+        replay = f"python -m tests.simulation.run --seed {seed} --seconds {SECONDS:g} --transcript"
+        assert not report.violation, f"{report.violation}\nreplay: {replay}"
+    # Promises are easily kept by a cluster in which nothing happens.
+    assert sum(report.counts["elections won"] for report in reports) >= SEEDS_PER_BATCH
+    assert sum(report.counts["entries committed"] for report in reports) > 100
+    assert sum(report.counts["reads checked"] for report in reports) > 10
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_a_seed_is_one_history_whatever_the_hash_seed(seed: int) -> None:
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", HASH_OF_A_SEED.format(seed=seed)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(hashes) == 1
+
+
+def test_another_seed_is_another_history() -> None:
+    assert simulate(1, 3.0).trace_hash != simulate(2, 3.0).trace_hash
