@@ -12,7 +12,7 @@ nodes with the same applied index have the same digest, or one of them is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from nefia.errors import DataDamaged, InvalidArgument
@@ -48,7 +48,7 @@ class Machine:
         self,
         counters: Counters = BEFORE_THE_FIRST_ENTRY,
         sessions: Iterable[Session] = (),
-        tasks: Iterable[Task] = (),
+        tasks: Sequence[Task] = (),
         requests: Iterable[Request] = (),
     ) -> None:
         self.applied_index = counters.applied_index
@@ -94,7 +94,7 @@ class Machine:
         return outcome
 
     def skip(self, index: int) -> None:
-        """Entry `index` holds no command: it is a no-op or a configuration."""
+        """Entry `index` holds no command but a no-op or a configuration."""
         assert index == self.applied_index + 1, (index, self.applied_index)
         self.applied_index = index
 

@@ -21,7 +21,7 @@ says that it is the same task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from attrs import evolve
@@ -57,7 +57,7 @@ BACKOFF_MAX_DOUBLINGS = 10
 
 
 def backoff_ms(number: int, attempt: int) -> int:
-    """How long a task waits after its `attempt`th failure, at least 1.
+    """How long a task waits after its failure at `attempt`, which counts from 1.
 
     Half of the exponential delay and a part of the other half that depends on task and attempt
     only: tasks that failed together do not come back together, and all nodes agree.
@@ -75,12 +75,12 @@ class Queue:
     `now` is always the time of the state. `last_task` and `last_token`: see `Counters`.
     """
 
-    def __init__(self, tasks: Iterable[Task], counters: Counters) -> None:
+    def __init__(self, tasks: Sequence[Task], counters: Counters) -> None:
         self.table: Table[int, Task] = Table((task.number, task) for task in tasks)
         self.last_task = counters.last_task
         self.last_token = counters.last_token
         ready_before = (counters.ready_before_ms, counters.ready_before_task)
-        self.index = TaskIndex(self.table.records.values(), ready_before)
+        self.index = TaskIndex(tasks, ready_before)
 
     # Commands.
 
