@@ -42,17 +42,8 @@ from nefia.errors import (
     ShuttingDown,
 )
 from nefia.net.network import TcpNetwork
-from nefia.node.node import (
-    Node,
-    Settings,
-    already_initialized,
-    first_configuration,
-    new_cluster_id,
-    open_node,
-)
-from nefia.raft.core import BOOTSTRAP_ENTRY_TERM
-from nefia.raft.effects import Write
-from nefia.raft.entries import Entry, HardState
+from nefia.node.founding import found_cluster
+from nefia.node.node import Node, Settings, open_node
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 
 FIRST_RESTART_SECONDS = 1.0
@@ -98,16 +89,7 @@ async def _initialize(config: Config) -> str:
     cluster = config.cluster
     store = await open_lmdb(cluster.data_dir, cluster.node_id)
     try:
-        identity = store.identity
-        if identity.cluster_id:
-            raise already_initialized(identity.cluster_id)
-        cluster_id = new_cluster_id()
-        first = first_configuration(cluster.node_id, cluster.advertise_addr, identity.instance_id)
-        if not (await store.load(0)).last_index:
-            entry = Entry(1, BOOTSTRAP_ENTRY_TERM, first)
-            await store.write(Write(1, HardState(BOOTSTRAP_ENTRY_TERM), (entry,)))
-        await store.join(cluster_id)
-        return cluster_id
+        return await found_cluster(store, cluster.advertise_addr)
     finally:
         await store.close()
 

@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """Text that `parse_duration` takes back, to the nanosecond: "1h30m", "1.5s", "250us"."""
-    assert math.isfinite(seconds) and seconds >= 0, seconds
+    assert 0 <= seconds < math.inf, seconds
     rest = round(seconds * 10**9)
     if rest < _NANOSECONDS["s"]:
         unit = next((u for u in ("ms", "us") if rest >= _NANOSECONDS[u]), "ns")

@@ -150,10 +150,9 @@ def shown(raw: Scalar) -> str:
         case int():
             return str(raw)
         case Unusual(text):
-            quote = ""
-        case str(text):
-            quote = '"'
-    return f"{quote}{printable(text)}{quote}"
+            return printable(text)
+        case str():
+            return f'"{printable(raw)}"'
 
 
 def printable(text: str) -> str:

@@ -27,7 +27,7 @@ from nefia.net.handshake import (
     encode,
     judge,
 )
-from nefia.net.interface import Setting
+from nefia.net.interface import Level, Setting
 from nefia.net.link import TICKS_PER_PING, Link
 from nefia.net.network import remote_name
 from nefia.raft.messages import Message
@@ -42,6 +42,10 @@ MAX_ASKS_PER_PEER = 16
 MAX_CONNECTIONS_PER_PEER = MAX_LANES + MAX_ASKS_PER_PEER
 MAX_STRANGERS = 64
 """Connections of nodes that are not among the peers. Those of peers are bounded per peer."""
+
+REPEAT_SECONDS = 60.0
+MAX_REPORTS = 64
+"""In `REPEAT_SECONDS`: whoever keeps dialling us shall not fill the log."""
 
 
 @define(eq=False)
@@ -71,6 +75,8 @@ class Acceptor:
         self._links = links
         self._pending: list[trio.CancelScope] = []
         self._inbound: list[Inbound] = []
+        self._reported: dict[str, float] = {}
+        """Reasons and when they were last reported, oldest first."""
 
     async def run(self, listeners: Sequence[Listener[Stream]]) -> None:
         if listeners:
@@ -100,16 +106,22 @@ class Acceptor:
             if inbound is not None:
                 await self._serve(inbound)
         except _Refused as refused:
-            self._report("peer_refused", remote, str(refused))
+            self._report("warning", "peer_refused", remote, str(refused))
         except Malformed as garbage:
-            self._report("garbage", remote, str(garbage))
+            self._report("warning", "garbage", remote, str(garbage))
         except Cut as end:
-            self._report("connection_ended", remote, str(end))
+            self._report("info", "connection_ended", remote, str(end))
         finally:
             await channel.close()
 
-    def _report(self, event: str, remote: str, reason: str) -> None:
-        self._setting.events.report("warning", event, remote=remote, reason=reason)
+    def _report(self, level: Level, event: str, remote: str, reason: str) -> None:
+        """The same reason is news only once in a while."""
+        now = self._setting.clock.now()
+        self._reported = {r: t for r, t in self._reported.items() if now - t < REPEAT_SECONDS}
+        if reason in self._reported or len(self._reported) >= MAX_REPORTS:
+            return
+        self._reported[reason] = now
+        self._setting.events.report(level, event, remote=remote, reason=reason)
 
     # Admission.
 

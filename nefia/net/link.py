@@ -19,10 +19,14 @@ from nefia.net.presence import Presence
 from nefia.raft.messages import AppendEntries, Message
 from nefia.wire import MESSAGES, Malformed
 
-FIRST_BACKOFF_SECONDS = 0.020
+FIRST_BACKOFF_SECONDS = 0.002
+"""So short because a killed process's lanes end a little before its port refuses (measured).
+
+The first redial may then still be accepted, by nobody; the second tells that the peer is lost.
+"""
 MAX_BACKOFF_SECONDS = 1.0
-MAX_BACKOFF_DOUBLINGS = 6
-STABLE_SECONDS = 1.0
+MAX_BACKOFF_DOUBLINGS = 9
+STABLE_SECONDS = 0.25
 """A lane that held for so long begins its backoff anew when it ends."""
 
 SILENT_PINGS = 2.5
@@ -75,7 +79,6 @@ class Link:
         self._tried = False
         self._error = ""
         self._since = setting.clock.now()
-        self._connected_at = self._since
 
     async def run(self) -> None:
         with self.scope:
@@ -106,23 +109,20 @@ class Link:
         return [lane.channel for lane in self._lanes if lane.channel is not None]
 
     def kick(self) -> None:
-        """There is reason to think that dialling is worth while now."""
+        """Something has happened that makes it worth while to dial at once."""
         for lane in self._lanes:
             lane.kick.set()
 
     # What the lanes and the acceptor tell. `connection` is any object that stands for one.
 
     def opened(self, connection: object, incarnation: str) -> None:
-        if not self.presence.connected:
-            self._connected_at = self._setting.clock.now()
         if self.presence.opened(connection, incarnation):
             self._lost()
 
     def ended(self, connection: object) -> None:
-        now = self._setting.clock.now()
-        if self.presence.ended(connection, now):
+        if self.presence.ended(connection, self._setting.clock.now()):
             self._lost()
-        elif not self.presence.connected and now - self._connected_at >= STABLE_SECONDS:
+        elif not self.presence.connected:
             self.kick()
 
     def refused(self) -> None:
@@ -185,11 +185,23 @@ class _DialledLane:
             began = clock.now()
             self.kick = trio.Event()
             held_seconds = await self._attempt()
-            self._failures = 0 if held_seconds >= STABLE_SECONDS else self._failures + 1
-            # A kick shortens the wait, but attempts never follow each other without any.
-            with clock.deadline_scope(began + self._backoff_seconds()):
+            stable = held_seconds is not None and held_seconds >= STABLE_SECONDS
+            self._failures = 0 if stable else self._failures + 1
+            await self._wait(began, may_be_kicked=held_seconds is None)
+
+    async def _wait(self, began: float, may_be_kicked: bool) -> None:
+        """A kick shortens the wait of who could not connect, but attempts never follow without any.
+
+        Who could connect and was cut is not kicked: two nodes that cut each other's lanes would
+        kick each other without end.
+        """
+        clock = self._setting.clock
+        due = began + self._backoff_seconds()
+        if may_be_kicked:
+            with clock.deadline_scope(due):
                 await self.kick.wait()
-            await clock.sleep_until(began + FIRST_BACKOFF_SECONDS)
+            due = min(due, began + FIRST_BACKOFF_SECONDS)
+        await clock.sleep_until(due)
 
     def _backoff_seconds(self) -> float:
         """From the beginning of one attempt to that of the next, at least.
@@ -199,8 +211,8 @@ class _DialledLane:
         doubled = FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failures, MAX_BACKOFF_DOUBLINGS)
         return min(doubled, MAX_BACKOFF_SECONDS) * self._setting.random.uniform(0.5, 1.0)
 
-    async def _attempt(self) -> float:
-        """Dial, and serve until the connection ends; how long it held, in seconds."""
+    async def _attempt(self) -> float | None:
+        """Dial, and serve until the connection ends. How long it held; None if it never was."""
         link, setting = self._link, self._setting
         hello = hello_to(setting.local(), RAFT, link.peer, link.target.instance, lane=self._number)
         deadline = setting.clock.now() + setting.attempt_seconds
@@ -208,7 +220,7 @@ class _DialledLane:
             channel, welcome = await reach(setting, link.target.address, hello, deadline)
         except NefiaError as error:
             link.attempt_failed(error)
-            return 0.0
+            return None
         up_at = setting.clock.now()
         self.channel = channel
         if link.leaving:

@@ -146,6 +146,11 @@ class Mesh:
             for channel in channels:
                 await channel.flush()
 
+    def met(self, peer: str) -> Welcome | None:
+        """Who `peer` is by its latest handshake, as long as a lane to it is up."""
+        link = self._links.get(peer)
+        return link.welcome if link and link.channels else None
+
     def status(self) -> dict[str, PeerStatus]:
         return {peer: link.status() for peer, link in sorted(self._links.items())}
 

@@ -57,7 +57,7 @@ class Applier:
             proposed = self._proposed.pop(entry.index, None)
             ours = proposed is not None and proposed.term == entry.term
             if proposed is not None and not ours:
-                proposed.promise.fail(_overtaken())
+                proposed.promise.fail(overtaken())
             if not isinstance(entry.payload, bytes):
                 self.machine.skip(entry.index)
                 continue
@@ -85,7 +85,8 @@ def _decode(index: int, payload: bytes) -> Change:
         ) from error
 
 
-def _overtaken() -> NotLeader:
+def overtaken() -> NotLeader:
+    """The error for an entry of ours at whose index another one is committed."""
     return NotLeader(
         "another node took over before the change was committed, and dropped it",
         hint="repeat it on the new leader",

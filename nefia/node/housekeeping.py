@@ -40,11 +40,11 @@ class Housekeeping:
             if due_ms is None:
                 await applier.applied.wait()
                 continue
-            cluster_ms = self._replica.cluster_clock.read(now)
-            if cluster_ms >= min(due_ms, machine.time_ms + TIME_ENTRY_SECONDS * 1000):
+            next_ms = min(due_ms, machine.time_ms + TIME_ENTRY_SECONDS * 1000)
+            wait_ms = next_ms - self._replica.cluster_ms(now)
+            if wait_ms <= 0:
                 return
-            wait_ms = min(due_ms, machine.time_ms + TIME_ENTRY_SECONDS * 1000) - cluster_ms
             with self._clock.deadline_scope(now + wait_ms / 1000):
                 await applier.applied.wait()
-            # Other changes may come by the thousand; looking once in a while is enough.
-            await sleep(self._clock, MIN_ADVANCE_SECONDS)
+                # Other changes may come by the thousand; looking once in a while is enough.
+                await sleep(self._clock, MIN_ADVANCE_SECONDS)

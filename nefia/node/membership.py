@@ -13,9 +13,8 @@ from typing import Any
 import structlog
 from attrs import evolve, frozen
 
-from nefia.clock import NodeClock
+from nefia.clock import NodeClock, sleep
 from nefia.errors import (
-    ChangeInProgress,
     NotInitialized,
     NotMember,
     OtherCluster,
@@ -24,11 +23,14 @@ from nefia.errors import (
     WouldLoseQuorum,
 )
 from nefia.net.handshake import Welcome
+from nefia.node.applier import overtaken
 from nefia.node.replica import Replica
 from nefia.raft.configuration import Configuration, Member
 from nefia.raft.quorum import majority
 
 PREFLIGHT_SECONDS = 5.0
+RECORD_SECONDS = 0.5
+"""How soon the leader tries again to record the data directory of a member that it has met."""
 PROMOTION_SECONDS = 60.0
 """How long an add waits for the learner to catch up. It goes on without the waiting."""
 TRANSFER_SECONDS = 10.0
@@ -47,6 +49,7 @@ class Membership:
     clock: NodeClock
     cluster_id: Callable[[], str]
     probe: Probe
+    met: Callable[[str], Welcome | None]
     apply_timeout: float
 
     # Adding.
@@ -67,12 +70,17 @@ class Membership:
         instance = old.instance if old else ""
         if preflight:
             instance = await self._preflight(node_id, address, instance)
-        if old is not None:
-            member = evolve(old, address=address, instance=instance)
-        else:
-            member = Member(node_id, address, voter=False, promote=True, instance=instance)
-        await self._change(lambda now: self._configuration.with_member(member))
-        if wait and member.promote:
+        learner = Member(node_id, address, voter=False, promote=True, instance=instance)
+
+        def with_it(now: float) -> Configuration:
+            there = self._configuration.get(node_id)  # perhaps since the preflight only
+            if there is None:
+                return self._configuration.with_member(learner)
+            moved = evolve(there, address=address, instance=instance or there.instance)
+            return self._configuration.with_member(moved)
+
+        await self._change(with_it)
+        if wait:
             await self._await_promotion(node_id)
         return self._added(node_id, changed=True)
 
@@ -95,7 +103,7 @@ class Membership:
         def settled() -> bool:
             member = self._configuration.get(node_id)
             committed = self.replica.raft.log.configuration_index <= self.replica.raft.commit_index
-            return member is None or (member.voter and committed)
+            return member is None or (committed and not member.promote)
 
         if await self._until(settled, PROMOTION_SECONDS):
             return
@@ -113,25 +121,32 @@ class Membership:
             shown = {"id": member.id, "address": member.address, "voter": member.voter}
         return {"changed": changed, "member": shown}
 
-    def record_instance(self, node_id: str, instance: str) -> None:
-        """Whom the leader meets for the first time is remembered by its data directory (SPEC 2)."""
-        member = self._configuration.get(node_id)
-        if self.replica.raft.leader is None or member is None or member.instance:
+    async def run(self) -> None:
+        """Runs in the leadership scope. A member may be met when no change can be made."""
+        while True:
+            self.replica.post(self.record_instances)
+            await sleep(self.clock, RECORD_SECONDS)
+
+    def record_instances(self, now: float) -> None:
+        """Who is met for the first time is remembered by its data directory (SPEC 2)."""
+        leader = self.replica.raft.leader
+        if leader is None or leader.transferring or not leader.may_change:
             return
-
-        def record(now: float) -> None:
-            configuration = self._configuration.with_member(evolve(member, instance=instance))
-            try:
-                self.replica.raft.change(now, configuration)
-            except ChangeInProgress:
-                _log.debug("instance_not_recorded_yet", node=node_id)
-
-        self.replica.post(record)
+        for member in self._configuration.members:
+            welcome = None if member.instance else self.met(member.id)
+            if welcome is not None:
+                known = evolve(member, instance=welcome.instance_id)
+                self.replica.raft.change(now, self._configuration.with_member(known))
+                return
 
     # Removing.
 
     async def remove(self, node_id: str, *, force: bool) -> dict[str, Any]:
-        """{"changed": True}. Raises NotMember, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown."""
+        """{"changed": True}.
+
+        Raises NotMember, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown, and NotLeader if the
+        change was dropped.
+        """
         self._require_leader()
         if self._configuration.get(node_id) is None:
             raise NotMember(
@@ -193,14 +208,14 @@ class Membership:
         """
         self._require_leader()
         raft = self.replica.raft
-        began = self.clock.now()
+        began, term = self.clock.now(), raft.term
         target = await self.replica.ask(partial(self._begin_transfer, to))
 
         def decided() -> bool:
             return raft.leader is None or raft.leader.handed_over or not raft.leader.transferring
 
         def elected() -> bool:
-            return raft.leader_id not in (None, raft.node_id) or not decided()
+            return raft.term > term and raft.leader_id is not None
 
         await self._until(decided, TRANSFER_SECONDS)
         caught_up = self.clock.now()
@@ -214,6 +229,11 @@ class Membership:
                 f"leadership was handed to {target}, but no new leader is known yet",
                 changed=True,
                 hint="see nefia cluster status",
+            )
+        if raft.leader is not None:
+            raise PeerUnreachable(
+                f"{target} did not take over, so this node leads again",
+                hint=f"see in nefia cluster members whether {target} answers",
             )
         phases = {
             "catch_up_ms": _milliseconds(caught_up - began),
@@ -240,23 +260,29 @@ class Membership:
         if raft.leader is None:
             raise self.replica.not_leader()
 
+    @property
+    def _term_is_open(self) -> bool:
+        raft = self.replica.raft
+        return raft.leader is None or raft.commit_index >= raft.leader.term_start
+
     async def _change(self, make: Callable[[float], Configuration]) -> None:
         """Make and commit one change. Raises what the core does, and OutcomeUnknown."""
         raft = self.replica.raft
+        # A leader that has only just begun may change nothing yet: that is over in a moment.
+        await self._until(lambda: self._term_is_open, self.apply_timeout)
+        self._require_leader()
         index, term = await self.replica.ask(lambda now: (raft.change(now, make(now)), raft.term))
 
-        def decided() -> bool:
-            return raft.commit_index >= index or raft.log.term_at(index) != term
-
-        if await self._until(decided, self.apply_timeout) and raft.log.term_at(index) == term:
-            return
-        raise OutcomeUnknown(
-            "the change of the members was proposed, but no majority has confirmed it",
-            hint="see nefia cluster members before trying again",
-        )
+        if not await self._until(lambda: raft.commit_index >= index, self.apply_timeout):
+            raise OutcomeUnknown(
+                "the change of the members was proposed, but no majority has confirmed it",
+                hint="see nefia cluster members before trying again",
+            )
+        if raft.log.term_at(index) != term:
+            raise overtaken()
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Wait for `done()`, looked at whenever role, leader or members change."""
+        """Wait for `done()`, looked at whenever `Replica.changed`."""
         with self.clock.deadline_scope(self.clock.now() + seconds):
             while not done():
                 await self.replica.changed.wait()

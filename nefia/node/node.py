@@ -16,7 +16,6 @@ from attrs import frozen
 from nefia.clock import NodeClock
 from nefia.config import ClusterConfig, PeerConfig
 from nefia.errors import (
-    AlreadyInitialized,
     NefiaError,
     NewerFormat,
     NoLeader,
@@ -33,10 +32,11 @@ from nefia.node import report
 from nefia.node.addresses import AddressBook
 from nefia.node.applier import Applier
 from nefia.node.discovery import Discovery
+from nefia.node.founding import first_configuration, found_cluster, join_own_cluster
 from nefia.node.housekeeping import Housekeeping
 from nefia.node.membership import Membership
 from nefia.node.replica import Replica
-from nefia.raft.configuration import Configuration, Member
+from nefia.raft.configuration import Configuration
 from nefia.raft.core import Raft
 from nefia.raft.log import MEMORY_BYTES, Log
 from nefia.raft.messages import InstallSnapshot, Message
@@ -137,6 +137,7 @@ class Node:
             clock=clock,
             cluster_id=lambda: store.identity.cluster_id,
             probe=self._mesh.probe,
+            met=self._mesh.met,
             apply_timeout=settings.apply_timeout,
         )
         self._discovery = Discovery(raft.node_id, settings.address, settings.peers, clock)
@@ -163,7 +164,9 @@ class Node:
         """What runs while this node may act as the leader, in the leadership scope."""
         _log.info("leadership_begins", term=term)
         try:
-            await self._housekeeping.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._housekeeping.run)
+                nursery.start_soon(self._membership.run)
         finally:
             _log.info("leadership_ends", term=term)
 
@@ -230,7 +233,7 @@ class Node:
                     await self._applier.applied.wait()
 
     def cluster_ms(self) -> int:
-        return self._replica.cluster_clock.read(self._clock.now())
+        return self._replica.cluster_ms(self._clock.now())
 
     def wall_offset_ms(self) -> int:
         """What to add to cluster time for UTC, by this node's wall clock at this moment."""
@@ -282,14 +285,8 @@ class Node:
         Raises AlreadyInitialized.
         """
         async with self._joining:
-            identity = self._store.identity
-            if identity.cluster_id or self._raft.log.last_index:
-                raise already_initialized(identity.cluster_id)
-            cluster_id = new_cluster_id()
-            await self._store.join(cluster_id)
-            first = first_configuration(
-                self._raft.node_id, self._settings.address, identity.instance_id
-            )
+            cluster_id = await found_cluster(self._store, self._settings.address)
+            first = first_configuration(self._store, self._settings.address)
             await self._replica.ask(lambda now: self._raft.bootstrap(now, first))
         _log.info("cluster_initialized", cluster_id=cluster_id)
         return cluster_id
@@ -367,7 +364,7 @@ class Node:
 
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         self._replica.post(lambda now: self._raft.connected(now, peer))
-        self._membership.record_instance(peer, welcome.instance_id)
+        self._replica.post(self._membership.record_instances)
 
     def peer_tried(self, peer: str) -> None:
         if peer in self._untried:
@@ -408,7 +405,7 @@ async def open_node(
         )
     identity = store.identity
     if stored.last_index and not identity.cluster_id:
-        await store.join(new_cluster_id())  # an init that was cut short before its last step
+        await join_own_cluster(store)  # an init that was cut short before its last step
     log = Log(
         base=stored.snapshot,
         last_index=stored.last_index,
@@ -418,6 +415,7 @@ async def open_node(
     )
     raft = Raft(
         node_id=identity.node_id,
+        instance=identity.instance_id,
         options=settings.options,
         random=random,
         now=clock.now(),
@@ -432,20 +430,4 @@ async def open_node(
         network=network,
         random=random,
         answer=answer,
-    )
-
-
-def new_cluster_id() -> str:
-    return secrets.token_hex(8)
-
-
-def first_configuration(node_id: str, address: str, instance_id: str) -> Configuration:
-    return Configuration((Member(node_id, address, voter=True, instance=instance_id),))
-
-
-def already_initialized(cluster_id: str) -> AlreadyInitialized:
-    return AlreadyInitialized(
-        f"this node already belongs to the cluster {cluster_id}",
-        hint="nothing has to be done; to add other nodes run nefia cluster add-peer on the leader",
-        cluster_id=cluster_id,
     )

@@ -84,7 +84,7 @@ class Replica:
         self.applier = applier
         self.cluster_clock = cluster_clock
         self.changed = trio.Event()
-        """Set, and replaced, when role, leader or configuration change."""
+        """Set, and replaced, when role, leader, configuration or commit index change."""
         self._store = store
         self._clock = clock
         self._send = send
@@ -169,6 +169,13 @@ class Replica:
         except NotLeader:
             self._reads.pop(token).fail(self.not_leader())
 
+    def cluster_ms(self, now: float) -> int:
+        """Cluster time; a leader's continues what its predecessors have stamped (SPEC 8)."""
+        stamped_ms = self.applier.machine.time_ms
+        if self.raft.leader is not None and stamped_ms > self.cluster_clock.read(now):
+            self.cluster_clock.lead(now, stamped_ms)
+        return self.cluster_clock.read(now)
+
     def not_leader(self) -> NotLeader | NoLeader:
         """The error for what only the leader may do, naming the leader if one is known."""
         leader_id = self.raft.leader_id
@@ -207,7 +214,7 @@ class Replica:
         inputs, self._inputs = self._inputs, []
         self._drained.set()
         self._drained = trio.Event()
-        self.raft.cluster_ms = self._cluster_ms(now)
+        self.raft.cluster_ms = self.cluster_ms(now)
         for message in messages:
             if isinstance(message, AppendEntries) and message.term >= self.raft.term:
                 self.cluster_clock.heard(now, message.cluster_ms)
@@ -220,20 +227,13 @@ class Replica:
         self._perform(self.raft.take(), nursery)
         self._update_leadership(now, nursery)
 
-    def _cluster_ms(self, now: float) -> int:
-        """Cluster time; a leader's continues what its predecessors have stamped (SPEC 8)."""
-        stamped_ms = self.applier.machine.time_ms
-        if self.raft.leader is not None and stamped_ms > self.cluster_clock.read(now):
-            self.cluster_clock.lead(now, stamped_ms)
-        return self.cluster_clock.read(now)
-
     def _propose(self, now: float) -> None:
         if self.raft.leader is None:
             error = self.not_leader()
             while self._proposals:
                 self._proposals.popleft().promise.fail(error)
         elif not self.raft.leader.transferring:  # else they are held until it is decided
-            time_ms = self._cluster_ms(now)
+            time_ms = self.cluster_ms(now)
             batch = [(p, Change(time_ms, p.request_id, p.command)) for p in self._proposals]
             self._proposals.clear()
             first = self.raft.propose(now, [CHANGES.encode(change) for _, change in batch])
@@ -254,7 +254,7 @@ class Replica:
             self.applier.answer_at(ready.index, self._reads.pop(ready.token))
         for notice in effects.notices:
             self._report(notice)
-        if effects.notices:
+        if effects.notices or effects.committed:
             self.changed.set()
             self.changed = trio.Event()
         self._follow_configuration()

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from random import Random
 from typing import assert_never
 
-from attrs import define, field
-
 from nefia.errors import NotLeader
 from nefia.raft import invariants
 from nefia.raft.configuration import Configuration
@@ -29,10 +27,8 @@ from nefia.raft.effects import (
     Fetch,
     LeaderChanged,
     Notice,
-    ReadReady,
     Removed,
     RoleChanged,
-    SendSnapshot,
 )
 from nefia.raft.election import Election
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
@@ -52,6 +48,7 @@ from nefia.raft.messages import (
     VoteReply,
 )
 from nefia.raft.options import Options
+from nefia.raft.outbox import Outbox
 from nefia.raft.roles import TRANSITIONS, Role
 
 BOOTSTRAP_ENTRY_TERM = 1
@@ -60,20 +57,10 @@ MAX_HAND_OVER_ENTRIES = 1024
 """How much of the log is handed to the state machine at once."""
 
 
-@define
-class _Outbox:
-    send: list[Message] = field(factory=list)
-    restore: SnapshotMeta | None = None
-    committed: list[Entry] = field(factory=list)
-    reads: list[ReadReady] = field(factory=list)
-    fetch: list[Fetch] = field(factory=list)
-    snapshots: list[SendSnapshot] = field(factory=list)
-    notices: list[Notice] = field(factory=list)
-
-
 class Raft:
     """One node's protocol state.
 
+    `instance` is that of its data directory (see `Member`), empty if it is known by none.
     `hard_state`, `log`: see their classes. `commit_index` never decreases; `applied_index` is how
     far committed entries were handed to the driver, and never exceeds it. `leader_id` is whom this
     node takes for the leader of its term, `heard_at` when it last heard it. `cluster_ms` is set by
@@ -84,6 +71,7 @@ class Raft:
         self,
         *,
         node_id: str,
+        instance: str = "",
         options: Options,
         random: Random,
         now: float,
@@ -92,6 +80,7 @@ class Raft:
         applied_index: int = 0,
     ) -> None:
         self.node_id = node_id
+        self.instance = instance
         self.options = options
         self.now = now
         self.hard_state = hard_state or HardState()
@@ -104,7 +93,7 @@ class Raft:
         self.heard_at = -math.inf
         self.cluster_ms = 0
         self.halted = False
-        self.outbox = _Outbox()
+        self.outbox = Outbox()
         self._fetching = False
         self._told_removed_by = 0
         self._removal_noticed = False
@@ -139,6 +128,17 @@ class Raft:
         """Whether a write takes so long that this node must not lead: it cannot even vote."""
         since = self.durability.out_since
         return since is not None and self.now - since >= self.options.heartbeat_timeout
+
+    def votes_in(self, configuration: Configuration) -> bool:
+        """Whether this node is a voter there: it, and not an earlier one of its name.
+
+        A node that was wiped and added again reads the old log from its beginning, and passes
+        configurations in which its former self could have been a majority.
+        """
+        member = configuration.get(self.node_id)
+        if member is None or not member.voter:
+            return False
+        return member.instance == self.instance or not (member.instance and self.instance)
 
     @property
     def removed(self) -> bool:
@@ -322,17 +322,8 @@ class Raft:
         write = None
         if not self.halted:
             write = self.durability.next_write(self.now, self.hard_state, self.log)
-        out, self.outbox = self.outbox, _Outbox()
-        return Effects(
-            send=tuple(out.send),
-            write=write,
-            restore=out.restore,
-            committed=tuple(out.committed),
-            reads=tuple(out.reads),
-            fetch=tuple(out.fetch),
-            snapshots=tuple(out.snapshots),
-            notices=tuple(out.notices),
-        )
+        out, self.outbox = self.outbox, Outbox()
+        return out.effects(write)
 
     def send(self, message: Message, *, stored_through: int = 0) -> None:
         """Send, as soon as what the message says is durable. For `Leader` too."""

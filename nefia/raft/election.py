@@ -102,8 +102,8 @@ class Election:
         index, configuration = raft.log.configuration_index, raft.log.configuration
         if index > raft.commit_index:
             before = raft.log.configuration_at(index - 1)[1]
-            return configuration.is_voter(raft.node_id) or before.is_voter(raft.node_id)
-        return configuration.is_voter(raft.node_id)
+            return raft.votes_in(configuration) or raft.votes_in(before)
+        return raft.votes_in(configuration)
 
     @property
     def hears_leader(self) -> bool:

@@ -289,6 +289,8 @@ class Leader:
                 return  # what was committed was this node's removal
             self._drop_departures()
         self._confirm()
+        if reply.sender not in self.progress:
+            return  # it has heard of its removal, which is all that it is still told
         self._replicate(reply.sender, progress)
         self._pursue_transfer()
         self._pursue_promotion(reply.sender, progress)
@@ -400,9 +402,10 @@ class Leader:
         index = index or self.raft.log.last_index + 1
         others = configuration.ids - {self.raft.node_id}
         for node_id in sorted(others):
-            self._departures.pop(node_id, None)
+            if self._departures.pop(node_id, None):
+                del self.progress[node_id]  # it may come back with an empty log: believe nothing
             self.progress.setdefault(node_id, Progress(next_index=index))
-        for node_id in self.progress.keys() - others:
+        for node_id in sorted(self.progress.keys() - others):
             self._departures.setdefault(node_id, _Departure(index))
 
     def _configuration_committed(self) -> None:

@@ -85,14 +85,15 @@ class Progress:
     def refused(self, prev_log_index: int, next_index: int) -> bool:
         """The follower has no such entry at `prev_log_index`: look from `next_index` instead.
 
-        Returns False for an answer to a position that is no longer the one in question.
+        Returns False for an answer to a position that is no longer the one in question. What it
+        once had it has: to ask for that again at once would only raise a storm of refusals.
         """
+        if prev_log_index <= self.match_index:
+            return False
         match self.mode:
             case Mode.SNAPSHOT:
                 return False
             case Mode.PROBE if prev_log_index != self.next_index - 1:
-                return False
-            case Mode.REPLICATE if prev_log_index <= self.match_index:
                 return False
             case _:
                 self._probe_from(max(self.match_index + 1, min(next_index, prev_log_index)))

@@ -117,9 +117,7 @@ class Node:
         )
         self.scope = trio.CancelScope()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with self.scope:
             await self.mesh.run(await self.network.listen(self.address), task_status=task_status)
 
@@ -161,5 +159,5 @@ def large(sender: str, recipient: str, term: int = 1, size_bytes: int = 1_000_00
 async def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until `condition` holds; the limit only ends a test that has failed."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a test may wait for anything
             await trio.sleep(0.001)

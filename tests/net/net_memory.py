@@ -103,7 +103,12 @@ class MemoryListener(Listener[Stream]):
     receive: trio.MemoryReceiveChannel[MemoryStream]
 
     async def accept(self) -> Stream:
-        return await self.receive.receive()
+        try:
+            return await self.receive.receive()
+        except trio.ClosedResourceError:
+            # Killed: its process is told nothing and does nothing more.
+            await trio.sleep_forever()
+            raise AssertionError from None
 
     async def aclose(self) -> None:
         self.close()

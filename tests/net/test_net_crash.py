@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from net_driver import Node, eventually
+from net_driver import Node, eventually, large
 from net_memory import MemoryNetwork
+from trio.testing import MockClock
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+from nefia.net.interface import PeerTarget
+from nefia.net.link import STABLE_SECONDS
+from nefia.net.mesh import GOODBYE_SECONDS
 
 FEW_MILLISECONDS = 0.005
 
@@ -37,7 +40,7 @@ Cluster = tuple[MemoryNetwork, Node, Node, Node]
 
 @pytest.mark.parametrize("age_seconds", [0.001, 0.5, 30.0])
 async def test_a_killed_process_is_lost_within_milliseconds(
-    cluster: Cluster, age_seconds: float
+    autojump_clock: MockClock, cluster: Cluster, age_seconds: float
 ) -> None:
     net, one, two, three = cluster
     await trio.sleep(age_seconds)
@@ -47,11 +50,13 @@ async def test_a_killed_process_is_lost_within_milliseconds(
     for survivor in (two, three):
         ((peer, lost_at),) = survivor.events.lost
         assert peer == "one"
-        assert lost_at - killed_at <= (FEW_MILLISECONDS if age_seconds >= 1 else 0.050)
+        assert lost_at - killed_at <= (FEW_MILLISECONDS if age_seconds > STABLE_SECONDS else 0.050)
     assert one.events.lost == []
 
 
-async def test_each_death_is_told_once(nursery: trio.Nursery, cluster: Cluster) -> None:
+async def test_each_death_is_told_once(
+    autojump_clock: MockClock, nursery: trio.Nursery, cluster: Cluster
+) -> None:
     net, one, two, three = cluster
     kill(net, one)
     await trio.sleep(10)
@@ -67,7 +72,7 @@ async def test_each_death_is_told_once(nursery: trio.Nursery, cluster: Cluster) 
 
 
 async def test_a_restart_too_fast_for_a_refusal_is_a_loss_too(
-    nursery: trio.Nursery, cluster: Cluster
+    autojump_clock: MockClock, nursery: trio.Nursery, cluster: Cluster
 ) -> None:
     net, one, two, _three = cluster
     await trio.sleep(5)
@@ -80,7 +85,7 @@ async def test_a_restart_too_fast_for_a_refusal_is_a_loss_too(
     assert all("nothing listens" not in str(r) for r in two.events.reports)
 
 
-async def test_a_goodbye_is_no_loss(cluster: Cluster) -> None:
+async def test_a_goodbye_is_no_loss(autojump_clock: MockClock, cluster: Cluster) -> None:
     net, one, two, three = cluster
     await one.mesh.goodbye()
     kill(net, one)
@@ -90,6 +95,7 @@ async def test_a_goodbye_is_no_loss(cluster: Cluster) -> None:
 
 
 async def test_a_goodbye_reaches_those_who_only_listen_or_only_speak(
+    autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
     net = MemoryNetwork()
@@ -109,7 +115,7 @@ async def test_a_goodbye_reaches_those_who_only_listen_or_only_speak(
 
 
 async def test_after_a_goodbye_no_lane_is_made_in_either_direction(
-    nursery: trio.Nursery, cluster: Cluster
+    autojump_clock: MockClock, nursery: trio.Nursery, cluster: Cluster
 ) -> None:
     net, one, two, _three = cluster
     await trio.sleep(2)
@@ -124,16 +130,19 @@ async def test_after_a_goodbye_no_lane_is_made_in_either_direction(
     assert two.events.lost == []
 
 
-async def test_a_goodbye_does_not_wait_for_a_silent_peer(cluster: Cluster) -> None:
+async def test_a_goodbye_waits_for_a_silent_peer_only_so_long(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
     net, one, _two, _three = cluster
-    one.mesh.send_filler = None  # type: ignore[attr-defined]
     net.cut("one", "two")
+    assert one.mesh.send(large("one", "two"))
+    await trio.sleep(0.01)
     began = trio.current_time()
     await one.mesh.goodbye()
-    assert trio.current_time() - began <= 0.5
+    assert trio.current_time() - began == pytest.approx(GOODBYE_SECONDS)
 
 
-async def test_a_cut_network_is_no_loss(cluster: Cluster) -> None:
+async def test_a_cut_network_is_no_loss(autojump_clock: MockClock, cluster: Cluster) -> None:
     net, one, two, three = cluster
     net.cut("one", "two")
     net.cut("one", "three")
@@ -142,7 +151,7 @@ async def test_a_cut_network_is_no_loss(cluster: Cluster) -> None:
     assert one.events.lost == two.events.lost == three.events.lost == []
 
 
-async def test_a_lost_lane_is_no_loss(cluster: Cluster) -> None:
+async def test_a_lost_lane_is_no_loss(autojump_clock: MockClock, cluster: Cluster) -> None:
     net, one, two, _three = cluster
     await trio.sleep(2)
     net.between("two", "one")[0].reset()
@@ -151,7 +160,9 @@ async def test_a_lost_lane_is_no_loss(cluster: Cluster) -> None:
     assert one.events.lost == two.events.lost == []
 
 
-async def test_a_port_that_refuses_while_lanes_live_is_no_loss(cluster: Cluster) -> None:
+async def test_a_port_that_refuses_while_lanes_live_is_no_loss(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
     net, one, two, _three = cluster
     await trio.sleep(2)
     net.listeners["one:9700"].hub.listeners.pop("one:9700")
@@ -165,3 +176,27 @@ async def test_a_port_that_refuses_while_lanes_live_is_no_loss(cluster: Cluster)
     kill(net, one)
     await eventually(lambda: two.events.lost)
     assert two.events.lost[0][1] - killed_at <= 0.025
+
+
+@pytest.mark.parametrize("goodbye", [False, True])
+async def test_who_only_ever_dialled_us_is_lost_or_leaves_like_others(
+    autojump_clock: MockClock, nursery: trio.Nursery, goodbye: bool
+) -> None:
+    """Its address refuses us all along, and it was connected before it became our peer."""
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two)
+    await nursery.start(two.run)
+    await nursery.start(one.run)
+    await eventually(lambda: lanes_up(one) == 2)
+    two.mesh.set_peers({"one": PeerTarget("one:9999")})
+    await trio.sleep(30)
+    assert two.events.lost == []
+    if goodbye:
+        await one.mesh.goodbye()
+        await trio.sleep(0.01)
+    killed_at = trio.current_time()
+    kill(net, one)
+    await trio.sleep(5)
+    assert [peer for peer, _ in two.events.lost] == ([] if goodbye else ["one"])
+    assert all(at - killed_at <= FEW_MILLISECONDS for _, at in two.events.lost)

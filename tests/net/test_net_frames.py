@@ -21,7 +21,9 @@ def drained(reader: FrameReader) -> list[Frame]:
 
 
 @given(frames, st.data())
-def test_any_split_of_the_bytes_gives_the_same_frames(sent: list[Frame], data: st.DataObject) -> None:
+def test_any_split_of_the_bytes_gives_the_same_frames(
+    sent: list[Frame], data: st.DataObject
+) -> None:
     stream = b"".join(map(encoded, sent))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     reader = FrameReader(100)

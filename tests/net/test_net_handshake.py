@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -41,9 +42,7 @@ HELLO = Hello(
     expected_instance="instance-2",
     lane=1,
 )
-WELCOME = Welcome(
-    node_id="node-2", instance_id="instance-2", cluster_id="c1", incarnation="run-2"
-)
+WELCOME = Welcome(node_id="node-2", instance_id="instance-2", cluster_id="c1", incarnation="run-2")
 
 
 def test_a_member_of_the_same_cluster_is_welcome() -> None:
@@ -71,7 +70,7 @@ def test_a_member_of_the_same_cluster_is_welcome() -> None:
         ({"cluster_id": ""}, "no_cluster", "node-1 does not belong to a cluster yet"),
     ],
 )
-def test_who_is_refused_and_why(hello: dict[str, str], code: str, sentence: str) -> None:
+def test_who_is_refused_and_why(hello: dict[str, Any], code: str, sentence: str) -> None:
     refusal = judge(evolve(HELLO, **hello), ME, "instance-1")
     assert refusal is not None
     assert refusal.code == code
@@ -107,7 +106,7 @@ def test_two_nodes_without_a_cluster_have_nothing_to_say_but_may_probe() -> None
         ({"cluster_id": ""}, "no_cluster"),
     ],
 )
-def test_the_dialling_side_checks_as_well(welcome: dict[str, str], code: str) -> None:
+def test_the_dialling_side_checks_as_well(welcome: dict[str, Any], code: str) -> None:
     refusal = check(evolve(WELCOME, **welcome), HELLO)
     assert refusal is not None
     assert refusal.code == code
@@ -197,3 +196,16 @@ def test_refusals_become_typed_errors(code: str, kind: type[NefiaError]) -> None
     error = error_of(Refusal(code, "Because.\x1b[2J"), "host:1")
     assert type(error) is kind
     assert error.message == "host:1: Because.?[2J"
+
+
+def test_the_bytes_of_version_1_do_not_change() -> None:
+    """Other versions of nefia rely on them; a change of these bytes is a new protocol version."""
+    assert encode(evolve(HELLO, address="one:1")) == (
+        b"nefia\x00\x01\x00\x01"
+        b"\x01\x9a\xa4raft\xa6node-1\xaainstance-1\xa2c1\xa5run-1"
+        b"\xa6node-2\xaainstance-2\x01\xa5one:1\x01"
+    )
+    assert encode(WELCOME) == (
+        b"nefia\x00\x01\x00\x01\x02\x96\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\x01"
+    )
+    assert encode(Refusal("busy", "No.")) == b"nefia\x00\x01\x00\x01\x03\x92\xa4busy\xa3No."

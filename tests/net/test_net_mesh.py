@@ -8,13 +8,12 @@ import pytest
 import trio
 from net_driver import Node, eventually, large, small
 from net_memory import MemoryNetwork
+from trio.testing import MockClock
 
 from nefia.net.channel import MAX_QUEUE_FRAMES
 from nefia.net.interface import MAX_ATTEMPT_SECONDS, PeerTarget
 from nefia.net.link import MAX_BACKOFF_SECONDS
 from nefia.raft.messages import AppendEntries, Message
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 LANES = 2
 
@@ -35,7 +34,9 @@ def sent_by(node: Node, sender: str) -> list[int]:
     return [m.term for m in node.events.messages if m.sender == sender]
 
 
-async def test_messages_arrive_both_ways_and_in_order(nursery: trio.Nursery) -> None:
+async def test_messages_arrive_both_ways_and_in_order(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
@@ -48,7 +49,9 @@ async def test_messages_arrive_both_ways_and_in_order(nursery: trio.Nursery) -> 
     assert one.events.tried == ["two"]
 
 
-async def test_what_is_sent_together_is_heard_together(nursery: trio.Nursery) -> None:
+async def test_what_is_sent_together_is_heard_together(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     batches: list[int] = []
@@ -64,7 +67,9 @@ async def test_what_is_sent_together_is_heard_together(nursery: trio.Nursery) ->
     assert batches == [100]
 
 
-async def test_without_a_lane_a_message_is_dropped_at_once(nursery: trio.Nursery) -> None:
+async def test_without_a_lane_a_message_is_dropped_at_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     assert not one.mesh.send(small("one", "two"))
@@ -78,7 +83,7 @@ async def test_without_a_lane_a_message_is_dropped_at_once(nursery: trio.Nursery
 
 @pytest.mark.parametrize(("max_pool", "lanes"), [(1, 1), (2, 2), (3, 2)])
 async def test_a_smaller_pool_has_fewer_lanes(
-    nursery: trio.Nursery, max_pool: int, lanes: int
+    autojump_clock: MockClock, nursery: trio.Nursery, max_pool: int, lanes: int
 ) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one"), max_pool=max_pool), Node("two", net.of("two"))
@@ -92,7 +97,9 @@ async def test_a_smaller_pool_has_fewer_lanes(
     assert len(net.between("one", "two")) == lanes
 
 
-async def test_entries_that_wait_do_not_delay_a_heartbeat(nursery: trio.Nursery) -> None:
+async def test_entries_that_wait_do_not_delay_a_heartbeat(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     disk = trio.Event()
@@ -113,6 +120,7 @@ async def test_entries_that_wait_do_not_delay_a_heartbeat(nursery: trio.Nursery)
 
 
 async def test_a_slow_listener_keeps_its_lanes_and_bounds_what_waits(
+    autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
     """Back-pressure reaches the sender, which drops; nobody takes slowness for a dead peer."""
@@ -138,7 +146,9 @@ async def test_a_slow_listener_keeps_its_lanes_and_bounds_what_waits(
     await eventually(lambda: sent_by(two, "one") == list(range(1, queued + 1)))
 
 
-async def test_the_number_of_waiting_frames_is_bounded(nursery: trio.Nursery) -> None:
+async def test_the_number_of_waiting_frames_is_bounded(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
@@ -147,7 +157,7 @@ async def test_the_number_of_waiting_frames_is_bounded(nursery: trio.Nursery) ->
     assert results.count(True) >= MAX_QUEUE_FRAMES - 10
 
 
-async def test_idle_lanes_stay_up(nursery: trio.Nursery) -> None:
+async def test_idle_lanes_stay_up(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
@@ -157,6 +167,7 @@ async def test_idle_lanes_stay_up(nursery: trio.Nursery) -> None:
 
 
 async def test_a_broken_lane_is_dialled_again_at_once_and_nobody_is_lost(
+    autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
     net = MemoryNetwork()
@@ -171,20 +182,19 @@ async def test_a_broken_lane_is_dialled_again_at_once_and_nobody_is_lost(
     assert one.events.broken == ["two", "two"]
     assert two.events.broken == []
     assert one.events.lost == two.events.lost == []
-    assert one.events.reported("peer_disconnected") == [
-        {"peer": "two", "error": "reset"}
-    ]
+    assert one.events.reported("peer_disconnected") == [{"peer": "two", "error": "reset"}]
 
 
 @pytest.mark.parametrize("both", [True, False])
 async def test_a_silent_network_cuts_the_lanes_and_loses_nobody(
-    nursery: trio.Nursery, both: bool
+    autojump_clock: MockClock, nursery: trio.Nursery, both: bool
 ) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
     net.cut("one", "two", both=both)
-    await eventually(lambda: len(one.events.broken) == LANES)
+    await trio.sleep(4)
+    assert one.events.broken == ["two"] * LANES
     assert not one.mesh.send(small("one", "two"))
     await trio.sleep(60)
     assert one.events.lost == two.events.lost == []
@@ -196,27 +206,9 @@ async def test_a_silent_network_cuts_the_lanes_and_loses_nobody(
     assert one.events.lost == two.events.lost == []
 
 
-async def test_half_open_connections_are_ended_by_whoever_accepted_them(
-    nursery: trio.Nursery,
+async def test_an_unreachable_peer_is_dialled_ever_more_rarely(
+    autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    net = MemoryNetwork()
-    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
-    two.knows(one)
-    one.knows(two)
-    await nursery.start(two.run)
-    async with trio.open_nursery() as inner:
-        await inner.start(one.run)
-        await eventually(lambda: len(net.between("one", "two")) == LANES)
-        streams = net.between("one", "two")
-        net.cut("one", "two")
-        await eventually(lambda: all(s.outgoing.broken for s in streams), 20.0)
-        inner.cancel_scope.cancel()
-    assert {"nothing heard within the transport timeout"} <= {
-        str(r["reason"]) for r in two.events.reported("connection_ended")
-    } | {"nothing heard within the transport timeout"}
-
-
-async def test_an_unreachable_peer_is_dialled_ever_more_rarely(nursery: trio.Nursery) -> None:
     net = MemoryNetwork()
     one = Node("one", net.of("one"))
     one.mesh.set_peers({"two": PeerTarget("two:9700"), "far": PeerTarget("nowhere:1")})
@@ -227,13 +219,14 @@ async def test_an_unreachable_peer_is_dialled_ever_more_rarely(nursery: trio.Nur
     await trio.sleep(60)
     assert 60 * LANES <= len(net.dials) - early <= 125 * LANES
     assert sorted(one.events.tried) == ["far", "two"]
-    assert [r["error"] for r in one.events.reported("peer_unreachable")] == [
-        "two:9700: nothing listens there",
-        "nowhere:1: no route to host",
-    ] or len(one.events.reported("peer_unreachable")) == 2
+    told = {str(r["error"]) for r in one.events.reported("peer_unreachable")}
+    assert told == {"two:9700: nothing listens there", "nowhere:1: no route to host"}
+    assert len(one.events.reported("peer_unreachable")) == 2, "the same again is no news"
 
 
-async def test_a_peer_that_dials_us_is_dialled_at_once(nursery: trio.Nursery) -> None:
+async def test_a_peer_that_dials_us_is_dialled_at_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     one.knows(two)
@@ -247,6 +240,7 @@ async def test_a_peer_that_dials_us_is_dialled_at_once(nursery: trio.Nursery) ->
 
 
 async def test_a_peer_that_ends_every_connection_is_not_dialled_without_pause(
+    autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
     """Here because our messages are not its own: each lane is cut as soon as it is up."""
@@ -266,7 +260,9 @@ async def test_a_peer_that_ends_every_connection_is_not_dialled_without_pause(
     }
 
 
-async def test_a_message_for_somebody_else_ends_the_lane(nursery: trio.Nursery) -> None:
+async def test_a_message_for_somebody_else_ends_the_lane(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
@@ -277,7 +273,7 @@ async def test_a_message_for_somebody_else_ends_the_lane(nursery: trio.Nursery) 
     assert two.events.reported("garbage")[0]["reason"] == "a message of one for three"
 
 
-async def test_peers_come_move_and_go(nursery: trio.Nursery) -> None:
+async def test_peers_come_move_and_go(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await nursery.start(one.run)
@@ -304,7 +300,9 @@ async def test_peers_come_move_and_go(nursery: trio.Nursery) -> None:
     assert one.mesh.status() == {}
 
 
-async def test_recording_the_instance_that_is_met_disturbs_nothing(nursery: trio.Nursery) -> None:
+async def test_recording_the_instance_that_is_met_disturbs_nothing(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     one.knows(two, instances=False)
@@ -317,6 +315,7 @@ async def test_recording_the_instance_that_is_met_disturbs_nothing(nursery: trio
 
 
 async def test_recording_another_instance_ends_everything_to_and_from_the_peer(
+    autojump_clock: MockClock,
     nursery: trio.Nursery,
 ) -> None:
     net = MemoryNetwork()
@@ -335,7 +334,7 @@ async def test_recording_another_instance_ends_everything_to_and_from_the_peer(
         assert "remove two and add it again" in status.error
 
 
-async def test_status_tells_since_when(nursery: trio.Nursery) -> None:
+async def test_status_tells_since_when(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     net = MemoryNetwork()
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
@@ -350,3 +349,22 @@ async def test_status_tells_since_when(nursery: trio.Nursery) -> None:
     status = one.mesh.status()["two"]
     assert (status.lanes_up, status.error) == (0, "two:9700: nothing listens there")
     assert status.since == pytest.approx(connected_at + 7, abs=0.1)
+
+
+async def test_two_nodes_that_cut_each_other_do_not_spin(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Each accepted lane makes a node dial back, which must not go round and round."""
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    one.knows(two)
+    two.knows(one)
+    for node in (one, two):
+        await nursery.start(node.run)
+    with trio.move_on_after(30):
+        while True:
+            for stream in net.between("one", "two") + net.between("two", "one"):
+                stream.reset()
+            await trio.sleep(0.001)
+    assert len(net.dials) <= 2 * 80 * LANES
+    assert one.events.lost == two.events.lost == []

@@ -12,7 +12,6 @@ from random import Random
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import pytest
 import trio
 from attrs import define, evolve, field
 
@@ -40,15 +39,6 @@ SETTINGS = Settings(
     max_pool=3,
     transport_timeout=10.0,
 )
-
-
-def schedule_by_seed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """trio shuffles the tasks that are ready; have it do so in the same way each time.
-
-    DESIGN: "trio's scheduler shuffles tasks unless told not to: that lives in one fixture".
-    """
-    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
-    monkeypatch.setattr("trio._core._run._r", Random(seed))
 
 
 class PausableClock:
@@ -147,7 +137,7 @@ class Cluster:
             settings=evolve(
                 self.settings,
                 address=address,
-                peers=tuple(PeerConfig(peer, f"{peer}:9700") for peer in peers),
+                peers=tuple(PeerConfig(id=peer, address=f"{peer}:9700") for peer in peers),
             ),
             store=store,
             clock=clock,
@@ -302,7 +292,7 @@ class Cluster:
         for name in (first, *others):
             await self.start(name)
         await self.ask(first, "init")
-        await self.until(lambda: self.leader == first)
+        await self.new_leader()
         for name in others:
             await self.ask(first, "add_peer", id=name, addr=f"{name}:9700")
         await self.until(self.is_calm)
@@ -311,7 +301,7 @@ class Cluster:
         """Wait until `condition` holds; returns how long that took."""
         began = trio.current_time()
         with trio.fail_after(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await trio.sleep(POLL_SECONDS)
         return trio.current_time() - began
 
@@ -365,7 +355,11 @@ class Cluster:
 def overlapping(leaderships: Sequence[Leadership]) -> list[tuple[Leadership, Leadership]]:
     """Pairs that were acted upon by two nodes at once."""
     periods = sorted(
-        ((begin, end, leadership) for leadership in leaderships for begin, end in leadership.periods),
+        (
+            (begin, end, leadership)
+            for leadership in leaderships
+            for begin, end in leadership.periods
+        ),
         key=lambda period: period[:2],
     )
     return [

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from nefia.raft import log as log_module
 from nefia.raft.configuration import Configuration, Member
-from nefia.raft.entries import ENTRY_OVERHEAD_BYTES, Entry, SnapshotMeta
+from nefia.raft.entries import ENTRY_OVERHEAD_BYTES, Entry, Payload, SnapshotMeta
 from nefia.raft.log import Log
 
 EMPTY = Configuration()
@@ -37,19 +37,21 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(
         grow=st.integers(0, 2),
-        kinds=st.lists(st.sampled_from(["command", "configuration", "noop"]), min_size=1, max_size=4),
+        kinds=st.lists(
+            st.sampled_from(["command", "configuration", "noop"]), min_size=1, max_size=4
+        ),
     )
     def append(self, grow: int, kinds: list[str]) -> None:
         term = max(1, (self.entries[-1].term if self.entries else 0) + grow)
         new = []
         for offset, kind in enumerate(kinds):
             index = len(self.entries) + 1 + offset
-            payload = {
+            payloads: dict[str, Payload] = {
                 "command": b"x" * (index % 7),
                 "configuration": configuration(index),
                 "noop": None,
-            }[kind]
-            new.append(Entry(index, term, payload))
+            }
+            new.append(Entry(index, term, payloads[kind]))
         self.log.append(new)
         self.entries += new
 
@@ -75,7 +77,9 @@ class LogMachine(RuleBasedStateMachine):
         """A snapshot from the leader: a history that this log never saw."""
         top = (self.entries[-1].term if self.entries else 1) + term
         index = len(self.entries) + gap
-        self.entries = [Entry(i, top, configuration(0) if i == 1 else b"") for i in range(1, index + 1)]
+        self.entries = [
+            Entry(i, top, configuration(0) if i == 1 else b"") for i in range(1, index + 1)
+        ]
         self.log.reset(SnapshotMeta(index, top, configuration(0), 1))
         self.base = self.evicted = index
 

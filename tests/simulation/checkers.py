@@ -1,7 +1,8 @@
 """What must hold in every history of a cluster, checked at every step (paper, figure 3; SPEC 5).
 
 The ledger is what the cluster as a whole has decided: index to term, written down the first time
-that any node takes the entry for committed, and never changed.
+that any node takes the entry for committed, and never changed. `committed_in`: leader's term to
+the newest index that was committed in it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Checkers:
         self.world = world
         self.ledger: dict[int, int] = {}
         self.committed_index = 0
+        self.committed_in: dict[int, int] = {}
         self.digests: dict[int, int] = {}
         self.leaders: dict[int, str] = {}
         self.entries: dict[tuple[int, int], tuple[int, Payload]] = {}
@@ -122,6 +124,9 @@ class Checkers:
             require(known == term, f"entry {index} was decided in term {known} and in {term}")
         if raft.commit_index > self.committed_index:
             if raft.role is Role.LEADER:
+                self.committed_in[raft.term] = raft.commit_index
+                own = log.term_at(raft.commit_index) == raft.term
+                require(own, "a leader commits an entry of an older term by counting (5.4.2)")
                 self._stored_by_majority(raft)
             self.committed_index = raft.commit_index
 
@@ -163,7 +168,8 @@ class Checkers:
         world.record(node.id, f"leads term {raft.term}")
         other = self.leaders.setdefault(raft.term, node.id)
         require(other == node.id, f"{other} and {node.id} both lead term {raft.term}")
-        top = self.committed_index
+        # A leader that is elected late, in a term that is over already, need not have more.
+        top = max((i for term, i in self.committed_in.items() if term < raft.term), default=0)
         if top:
             term = raft.log.term_at(top)
             lacks = term != self.ledger[top] and raft.log.base_index < top
@@ -198,6 +204,15 @@ class Checkers:
             before = raft.log.term_at(write.entries[0].index - 1)
             assert before is not None
             self._log_matching(before, write.entries)
+        self._configuration_is_of_the_log(raft)
+
+    def _configuration_is_of_the_log(self, raft: Raft) -> None:
+        """What is in force is what the log has there, not what was truncated (4.1)."""
+        index, configuration = raft.log.configuration_at(raft.log.last_index)
+        term = raft.log.term_at(index)
+        if term is not None and index > raft.log.base_index and (index, term) in self.entries:
+            payload = self.entries[index, term][1]
+            require(payload == configuration, f"a configuration at {index} that is not in the log")
 
     def _log_matching(self, before: int, entries: Sequence[Entry]) -> None:
         """Two entries of one index and term are equal, and so is all before them (5.3)."""
@@ -212,16 +227,15 @@ class Checkers:
     def sending(self, node: SimulatedNode, raft: Raft, message: Message) -> None:
         """Nothing is said that rests on what is not yet durable."""
         disk = node.disk
-        require(
-            disk.hard_state.term >= message.term, f"{message} says a term that is not durable"
-        )
+        require(disk.hard_state.term >= message.term, f"{message} says a term that is not durable")
         match message:
             case RequestVote():
                 self._vote(node, message.term, node.id)
             case VoteReply(granted=True):
                 self._vote(node, message.term, message.recipient)
-            case AppendReply(success=True, match_index=index) | InstallSnapshotReply(
-                match_index=index
+            case (
+                AppendReply(success=True, match_index=index)
+                | InstallSnapshotReply(match_index=index)
             ):
                 self._is_stored(node, raft, message, index)
             case AppendEntries(entries=entries) if entries:

@@ -25,7 +25,7 @@ class StateSnapshot:
 class SimulatedDisk:
     """`entries` follow `base`. `snapshots`: newest last; `staged`: received, not yet installed."""
 
-    hard_state: HardState = HardState()
+    hard_state: HardState = field(factory=HardState)
     base: SnapshotMeta | None = None
     entries: list[Entry] = field(factory=list)
     snapshots: list[StateSnapshot] = field(factory=list)

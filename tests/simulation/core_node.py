@@ -81,6 +81,7 @@ class SimulatedNode:
         self._take_is_due = self._snapshotting = False
         self.raft = Raft(
             node_id=self.id,
+            instance=self.instance,
             options=world.scenario.options,
             random=Random(world.random.getrandbits(64)),
             now=self.local(world.now),

@@ -34,6 +34,7 @@ FAULT_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
     "false_unreachable": (0.5, 5.0),
     "replay": (0.05, 1.0),
     "slow_network": (4.0, 30.0),
+    "false_lost": (4.0, 20.0),
 }
 """Each kind of fault, and between which mean intervals it may come."""
 
@@ -81,7 +82,7 @@ def draw(seed: int, seconds: float) -> Scenario:
         seed=seed,
         seconds=seconds,
         size=size,
-        voters=random.randint(1, size),
+        voters=random.choice([1, size, random.randint(1, size)]),
         options=Options(
             heartbeat_timeout=timeout,
             election_timeout=timeout * random.choice([1.0, 1.0, 1.5]),
@@ -98,8 +99,8 @@ def draw(seed: int, seconds: float) -> Scenario:
         write_delay=timeout * random.choice([0.001, 0.005, 0.02, 0.06]),
         faults=tuple(faults),
         memory_bytes=random.choice([512, 4096, 16 * 1024 * 1024]),
-        append_entries=random.choice([4, 16, 1024]),
-        in_flight_messages=random.choice([1, 4, 64]),
+        append_entries=random.choice([16, 64, 1024]),
+        in_flight_messages=random.choice([2, 4, 64]),
         late_take_chance=random.choice([0.0, 0.2]),
         replace_rate=sometimes(0.3, 0.05, 0.5),
     )

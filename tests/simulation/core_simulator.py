@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -44,6 +45,7 @@ class Report:
     seed: int
     violation: str = ""
     simulated_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     recovery_timeouts: float = 0.0
     counts: Counter[str] = field(factory=Counter)
     trace_hash: str = ""
@@ -236,6 +238,7 @@ def describe(message: Message) -> str:
 
 def simulate(seed: int, seconds: float, *, transcript: bool = False) -> Report:
     """Run one seed. Never raises for what the core does wrong: see `Report.violation`."""
+    cpu_began = time.process_time()
     scenario = draw(seed, seconds)
     report = Report(seed)
     with limits_of(scenario):
@@ -247,6 +250,7 @@ def simulate(seed: int, seconds: float, *, transcript: bool = False) -> Report:
         except AssertionError as error:
             report.violation = f"at {world.now:.4f} s: assertion: {_where(error)} {error}"
     report.simulated_seconds = world.now
+    report.cpu_seconds = time.process_time() - cpu_began
     report.counts = world.counts
     report.counts["entries committed"] = world.checkers.committed_index
     report.trace_hash = world.trace_hash
@@ -262,4 +266,3 @@ def _where(error: AssertionError) -> str:
         return ""
     code = traceback.tb_frame.f_code
     return f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} {code.co_name}:"
-

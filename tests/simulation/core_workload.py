@@ -1,4 +1,4 @@
-"""Clients and an operator for the core simulator: commands, reads, members, transfers, snapshots."""
+"""Clients and an operator for the core simulator: commands, reads, members, transfers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class Workload:
     # Commands.
 
     def _propose(self) -> None:
-        self._at_leader(lambda node: self._propose_at(node))
+        def propose(node: SimulatedNode) -> None:
+            self._propose_at(node)
+
+        self._at_leader(propose)
 
     def _propose_at(self, node: SimulatedNode) -> list[bytes]:
         world, random = self.world, self.world.random

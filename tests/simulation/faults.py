@@ -38,7 +38,10 @@ class Faults:
             "false_unreachable": self._false_unreachable,
             "replay": world.network.replay,
             "slow_network": self._slow_network,
+            "false_lost": self._false_lost,
         }
+        # Whoever takes a living leader for dead breaks the lease's stickiness, and only that.
+        world.checkers.lease_exclusivity = "false_lost" not in dict(world.scenario.faults)
         for kind, interval in world.scenario.faults:
             self._repeat(kind, interval, kinds[kind])
 
@@ -134,6 +137,17 @@ class Faults:
         peers = self.world.peers_of(node.id) if node else []
         if node and peers:
             node.notice("unreachable", self.world.random.choice(peers), 0.0)
+
+    def _false_lost(self) -> None:
+        """An ended connection is no proof of death: nothing may rest on the leader being gone."""
+        leader = self._a_leader()
+        if leader is None:
+            return
+        if self.world.random.random() < 0.7:
+            self._isolate_leader()
+        for peer in self.world.peers_of(leader.id):
+            if self.world.nodes[peer].raft and self.world.random.random() < 0.8:
+                self.world.nodes[peer].notice("peer_lost", leader.id, 0.0)
 
     # Disks.
 

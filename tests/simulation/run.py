@@ -42,25 +42,24 @@ def one(seed: int, seconds: float, transcript: bool) -> int:
 
 
 def many(seeds: Iterable[int], seconds: float, jobs: int) -> int:
-    began, cpu_began = time.monotonic(), time.process_time()
     total: Counter[str] = Counter()
     violations: list[Report] = []
-    simulated, slowest, shown = 0.0, 0.0, began
+    simulated, cpu_seconds, slowest, shown = 0.0, 0.0, 0.0, time.monotonic()
     with Pool(jobs) as pool:
         for report in pool.imap_unordered(partial(simulate, seconds=seconds), seeds):
             total += report.counts
             total["seeds"] += 1
             simulated += report.simulated_seconds
+            cpu_seconds += report.cpu_seconds
             slowest = max(slowest, report.recovery_timeouts)
             if report.violation:
                 violations.append(report)
-                print(f"VIOLATION in seed {report.seed} {report.violation}\n  {replay(report, seconds)}")
+                print(f"VIOLATION in seed {report.seed} {report.violation}")
+                print(f"  {replay(report, seconds)}", flush=True)
             if time.monotonic() - shown > PROGRESS_SECONDS:
                 shown = time.monotonic()
                 print(f"{total['seeds']} seeds, {len(violations)} violations", flush=True)
-    wall = time.monotonic() - began
-    cpu = time.process_time() - cpu_began + wall * jobs
-    table(total, len(violations), simulated, slowest, cpu)
+    table(total, len(violations), simulated, slowest, cpu_seconds)
     return 1 if violations else 0
 
 
