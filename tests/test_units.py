@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,9 +119,8 @@ def test_durations_are_read_as_go_reads_them(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(("text", "why"), WRONG_DURATIONS.items())
 def test_a_wrong_duration_is_refused_with_its_reason(text: str, why: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(why)) as caught:
         parse_duration(text)
-    assert why in str(caught.value)
     assert "; write " in str(caught.value) or "; use " in str(caught.value)
 
 
@@ -148,7 +149,7 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     try:
         assert parse_duration(text) >= 0
     except ValueError as error:
-        assert text[:16] in str(error)
+        assert text[:16] in str(error)  # noqa: PT017 (most texts are wrong, not all)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
@@ -164,9 +165,8 @@ def test_sizes_are_read(text: str, size_bytes: int) -> None:
 
 @pytest.mark.parametrize(("text", "why"), WRONG_SIZES.items())
 def test_a_wrong_size_is_refused_with_its_reason(text: str, why: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(why)):
         parse_size(text)
-    assert why in str(caught.value)
 
 
 @pytest.mark.parametrize(("size_bytes", "text"), SHOWN_SIZES.items())

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from nefia.cli.root import root
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_daemon import FakeDaemon
+from tests.cli.fake_daemon import FakeDaemon
 
 TASK = {
     "id": "12",

@@ -18,8 +18,8 @@ from nefia import __version__, errors
 from nefia.cli.root import root
 
 sys.path.insert(0, str(Path(__file__).parent))
-from asking import TASK, ask, run
-from fake_daemon import FakeDaemon
+from tests.cli.asking import TASK, ask, run
+from tests.cli.fake_daemon import FakeDaemon
 
 STATUS = {
     "node_id": "node-1",

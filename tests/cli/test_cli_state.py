@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).parent))
-from asking import TASK, ask
+from tests.cli.asking import TASK, ask
 
 SESSION = {
     "id": "0123456789abcdef",

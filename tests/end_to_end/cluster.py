@@ -272,11 +272,10 @@ def paused(daemon: Daemon) -> Iterator[None]:
 def all_tasks(daemon: Daemon) -> list[dict[str, Any]]:
     """Every task that this node has applied, page by page."""
     tasks: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        page = daemon.call(
-            "queue_list", consistency="local", limit=1000, **({"cursor": cursor} if cursor else {})
-        )
+    position: dict[str, Any] = {}
+    while True:
+        page = daemon.call("queue_list", consistency="local", limit=1000, **position)
         tasks += page["tasks"]
-        cursor = page["cursor"]
-    return tasks
+        if page["cursor"] is None:
+            return tasks
+        position = {"cursor": page["cursor"]}

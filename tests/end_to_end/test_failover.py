@@ -31,6 +31,9 @@ class Pusher(threading.Thread):
                 pass
             self.acknowledged.append(number)
 
+    def wait_for(self, count: int) -> None:
+        until(lambda: len(self.acknowledged) >= count, f"{count} tasks", 60)
+
     def _push(self, number: int, request_id: str) -> bool:
         for daemon in self._cluster.daemons:
             try:
@@ -45,8 +48,7 @@ def test_a_thousand_tasks_through_five_kills(cluster: Cluster) -> None:
     pusher = Pusher(cluster)
     pusher.start()
     for kill in range(1, KILLS + 1):
-        due = kill * TASKS // (KILLS + 1)
-        until(lambda due=due: len(pusher.acknowledged) >= due, f"{due} tasks", 60)
+        pusher.wait_for(kill * TASKS // (KILLS + 1))
         leader = cluster.wait_leader()
         leader.kill()
         leader.start()

@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from net_driver import Node, eventually, small
-from net_memory import MemoryNetwork
 from trio.testing import MockClock
 
 from nefia.clock import TrioNodeClock
@@ -36,6 +34,8 @@ from nefia.net.handshake import (
 from nefia.net.interface import PeerTarget
 from nefia.raft.messages import Message
 from nefia.wire import MESSAGES
+from tests.net.net_driver import Node, eventually, small
+from tests.net.net_memory import MemoryNetwork
 
 TIMEOUT_SECONDS = 10.0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from net_driver import Node
-from net_memory import MemoryNetwork
 from trio.testing import MockClock
 
 from nefia.errors import OtherCluster, OtherNode, OutcomeUnknown, PeerUnreachable, TooLarge
 from nefia.net.dialling import MAX_REQUEST_BYTES
 from nefia.net.interface import PeerTarget
+from tests.net.net_driver import Node
+from tests.net.net_memory import MemoryNetwork
 
 
 @pytest.fixture

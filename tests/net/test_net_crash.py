@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from net_driver import Node, eventually, large
-from net_memory import MemoryNetwork
 from trio.testing import MockClock
 
 from nefia.net.interface import PeerTarget
 from nefia.net.link import STABLE_SECONDS
 from nefia.net.mesh import GOODBYE_SECONDS
+from tests.net.net_driver import Node, eventually, large
+from tests.net.net_memory import MemoryNetwork
 
 FEW_MILLISECONDS = 0.005
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 import trio
-from net_driver import Node, eventually, large, small
-from net_memory import MemoryNetwork
 from trio.testing import MockClock
 
 from nefia.net.channel import MAX_QUEUE_FRAMES
 from nefia.net.interface import MAX_ATTEMPT_SECONDS, PeerTarget
 from nefia.net.link import MAX_BACKOFF_SECONDS
 from nefia.raft.messages import AppendEntries, Message
+from tests.net.net_driver import Node, eventually, large, small
+from tests.net.net_memory import MemoryNetwork
 
 LANES = 2
 

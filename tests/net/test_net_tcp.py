@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from net_driver import Node, eventually, large, small
 
 from nefia.errors import PeerUnreachable
 from nefia.net.interface import PeerTarget
 from nefia.net.link import STABLE_SECONDS
 from nefia.net.network import TcpNetwork, remote_name
+from tests.net.net_driver import Node, eventually, large, small
 
 HERE = Path(__file__).parent
 NET = TcpNetwork(10.0)
@@ -147,7 +147,7 @@ async def test_random_bytes_over_tcp_disturb_nobody(nursery: trio.Nursery) -> No
 VICTIM = """
 import sys, trio
 sys.path[:0] = [{here!r}, {root!r}]
-from net_driver import Node
+from tests.net.net_driver import Node
 from nefia.net.interface import PeerTarget
 from nefia.net.link import STABLE_SECONDS
 from nefia.net.network import TcpNetwork

@@ -329,7 +329,7 @@ class TranscriptCluster:
         assert not effects.fetch, "transcripts are short enough for memory"
         for notice in effects.notices:
             text = show_notice(notice)
-            if text:
+            if text and notice != LeaderChanged(self.nodes[node_id].running.term, node_id):
                 self.say(f"{node_id} {text}")
             if isinstance(notice, RoleChanged) and notice.new is Role.LEADER:
                 first = self._leaders.setdefault(notice.term, node_id)

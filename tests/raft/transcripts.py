@@ -160,6 +160,13 @@ def _campaign(cluster: TranscriptCluster, node_id: str) -> None:
     cluster.tick(node_id)
 
 
+def _elect(cluster: TranscriptCluster, node_id: str) -> None:
+    """An election that is not the subject: only its outcome is shown."""
+    cluster.shows_sends = cluster.shows_writes = False
+    _campaign(cluster, node_id)
+    cluster.stabilize(shows=False)
+
+
 def _due(cluster: TranscriptCluster, *node_ids: str) -> None:
     for node_id in node_ids:
         left = cluster.raft(node_id).deadline - cluster.now
@@ -327,6 +334,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "disk": _disk,
     "drop": _drop,
     "due": _due,
+    "elect": _elect,
     "fail": _fail,
     "fresh": _fresh,
     "heal": _heal,

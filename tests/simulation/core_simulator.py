@@ -172,9 +172,10 @@ class Simulator:
         named: set[str] = set()
         for configuration in self.quorum_configurations():
             named |= configuration.ids
-        for leader in self.leaders():
-            if leader.raft:
-                named |= leader.raft.log.configuration.ids
+        for node in self.alive():  # a change may be decided yet that is on no disk so far
+            log = node.raft.log if node.raft else None
+            if log and log.configuration_index > self.checkers.committed_index:
+                named |= log.configuration.ids
         return sorted(self.nodes.keys() - named)
 
     def choose_quorum(self, configurations: list[Configuration]) -> set[str]:

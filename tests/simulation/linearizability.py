@@ -232,16 +232,11 @@ def _until(operations: Sequence[Operation], last: Operation) -> list[Operation]:
     """What was known when `last` returned."""
     end = last.returned
     assert end is not None
-    returned = {id(each) for each in by_return(operations)}
-    known = [each for each in operations if each.call <= end]
-    for i, each in enumerate(known):
-        if id(each) in returned and _returns_after(each, end):
-            known[i] = pending_from(each)
-    return known
-
-
-def _returns_after(operation: Operation, end: float) -> bool:
-    return operation.returned is None or operation.returned > end
+    return [
+        pending_from(each) if each.returned is None or each.returned > end else each
+        for each in operations
+        if each.call <= end
+    ]
 
 
 def _explain(

@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 from attrs import evolve
-from state_driver import NEW_SESSION
 
 from nefia.errors import InvalidArgument, NefiaError, TooLarge
 from nefia.state import limits
@@ -27,6 +26,7 @@ from nefia.state.commands import (
 )
 from nefia.state.limits import validate
 from nefia.state.requests import _CONTENT
+from tests.state.state_driver import NEW_SESSION
 
 CLAIM = ClaimTasks("worker", "default", "", 30_000, 1)
 TASK = NewTask(b"1")

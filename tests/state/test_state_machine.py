@@ -10,7 +10,6 @@ from typing import get_args
 
 import pytest
 from attrs import evolve
-from state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
 
 from nefia.errors import DataDamaged, LeaseLost, NotFound
 from nefia.state import commands, digest, queue
@@ -29,6 +28,7 @@ from nefia.state.commands import (
 )
 from nefia.state.machine import Machine
 from nefia.state.records import KINDS, Counters, Refusal, TimeOutcome
+from tests.state.state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
 
 
 def busy() -> Driver:
@@ -194,8 +194,10 @@ def test_a_table_forgets_what_came_and_went_unseen() -> None:
     assert table.digest() == empty == 0
 
 
+ROOT = Path(__file__).parents[2]
+
 SCRIPT = """
-from test_state_machine import busy
+from tests.state.test_state_machine import busy
 driver = busy()
 driver.wait(30_000)
 driver.claims(limit=3)
@@ -205,14 +207,13 @@ print(driver.machine.queue_stats(), driver.machine.list_sessions(), driver.machi
 
 
 def test_the_hash_seed_makes_no_difference() -> None:
-    here = Path(__file__).parent
     outputs = {
         subprocess.run(
             [sys.executable, "-c", SCRIPT],
             env={
                 **os.environ,
                 "PYTHONHASHSEED": str(seed),
-                "PYTHONPATH": f"{here}{os.pathsep}{here.parent.parent}",
+                "PYTHONPATH": str(ROOT),
             },
             capture_output=True,
             check=True,

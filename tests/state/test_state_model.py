@@ -18,12 +18,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
 
 from nefia.state import commands, queue, requests, sessions
 from nefia.state.commands import AdvanceTime, ClaimTasks, Command, NewTask, PushTasks
 from nefia.state.queue import backoff_ms
 from nefia.state.records import Outcome, Refusal, SessionOutcome, Task, TasksOutcome, TaskState
+from tests.state.state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
 
 LEASE_MS = 1_000
 OVER = ("done", "dead", "cancelled")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from state_driver import DAY_MS, Driver
 
 from nefia.errors import InvalidArgument, NotFound
 from nefia.state import queue
@@ -24,6 +23,7 @@ from nefia.state.commands import (
 from nefia.state.limits import MAX_ANSWER_BYTES
 from nefia.state.queue import BACKOFF_FIRST_MS, BACKOFF_MAX_MS, backoff_ms
 from nefia.state.records import Task, TasksOutcome, TaskState
+from tests.state.state_driver import DAY_MS, Driver
 
 LEASE_MS = 30_000
 

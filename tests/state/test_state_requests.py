@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from state_driver import HOUR_MS, NEW_SESSION, Driver
 
 from nefia.state import requests
 from nefia.state.commands import (
@@ -21,6 +20,7 @@ from nefia.state.commands import (
     UpdateSession,
 )
 from nefia.state.records import Outcome, TasksOutcome
+from tests.state.state_driver import HOUR_MS, NEW_SESSION, Driver
 
 PUSH = PushTasks((NewTask(b"1"),))
 CLAIM = ClaimTasks("worker", "default", "", 30_000, 1)

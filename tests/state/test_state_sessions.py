@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from state_driver import DAY_MS, NEW_SESSION, Driver
 
 from nefia.errors import Conflict, InvalidArgument, NotFound
 from nefia.state import sessions
 from nefia.state.commands import AdvanceTime, CloseSession, TouchSession, UpdateSession
 from nefia.state.limits import MAX_ANSWER_BYTES
+from tests.state.state_driver import DAY_MS, NEW_SESSION, Driver
 
 MINUTE_MS = 60_000
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from lmdb_files import (
+
+from nefia import errors
+from nefia.raft.configuration import Configuration
+from nefia.raft.effects import Write
+from nefia.raft.entries import SnapshotMeta
+from nefia.storage import layout
+from nefia.storage.lmdb_store import open_lmdb
+from nefia.storage.verify import verify
+from tests.storage.lmdb_files import (
     ALL_BYTES,
     PAGE_BYTES,
     filled,
@@ -20,14 +28,6 @@ from lmdb_files import (
     rewrite_meta,
     used_bytes,
 )
-
-from nefia import errors
-from nefia.raft.configuration import Configuration
-from nefia.raft.effects import Write
-from nefia.raft.entries import SnapshotMeta
-from nefia.storage import layout
-from nefia.storage.lmdb_store import open_lmdb
-from nefia.storage.verify import verify
 
 
 async def test_a_sound_file_passes(tmp_path: Path) -> None:

@@ -14,14 +14,6 @@ import lmdb
 import pytest
 import trio
 import trio.testing
-from lmdb_files import (
-    ALL_BYTES,
-    CHILD_TIMEOUT_SECONDS,
-    filled,
-    marked,
-    python,
-    raw_log,
-)
 
 from nefia import errors
 from nefia.clock import TrioNodeClock
@@ -34,6 +26,14 @@ from nefia.storage.lmdb_store import CLOSE_TIMEOUT_SECONDS, LmdbStore, open_lmdb
 from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.store import Identity
+from tests.storage.lmdb_files import (
+    ALL_BYTES,
+    CHILD_TIMEOUT_SECONDS,
+    filled,
+    marked,
+    python,
+    raw_log,
+)
 
 # Files.
 
