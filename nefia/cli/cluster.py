@@ -26,7 +26,7 @@ STATUS_FIELDS = ("node_id", "state", "is_leader", "leader_id")
 STATUS_LABEL_WIDTH = 12
 MEMBER_COLUMNS = ("id", "address", "state", "local")
 MEMBER_WIDTHS = (8, 17, 10)
-REMARKS = ("note", "hint")
+REMARKS = ("note", "warning", "hint")
 """What an answer says besides the object asked for: shown on stderr, in tables only."""
 
 

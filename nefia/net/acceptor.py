@@ -187,6 +187,7 @@ class Acceptor:
             cluster_id=me.cluster_id,
             incarnation=me.incarnation,
             view=self._setting.events.view() if hello.purpose == PROBE else None,
+            settings=me.settings,
         )
 
     # What comes after.

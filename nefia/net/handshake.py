@@ -16,7 +16,14 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, in_, lt
 
 from nefia.config.kinds import parse_node_id
-from nefia.errors import NefiaError, NewerFormat, OtherCluster, OtherNode, PeerUnreachable
+from nefia.errors import (
+    NefiaError,
+    NewerFormat,
+    OtherCluster,
+    OtherNode,
+    Overloaded,
+    PeerUnreachable,
+)
 from nefia.raft.configuration import Member
 from nefia.wire import Codec, Malformed
 
@@ -59,7 +66,7 @@ class LocalIdentity:
 
     `instance_id` is that of the data directory, `incarnation` is random for each start of the
     process, `cluster_id` is empty until the node belongs to a cluster. `address` is where others
-    can dial it.
+    can dial it. `settings` is a hash of what must be equal in the configurations of all nodes.
     """
 
     node_id: str
@@ -67,6 +74,7 @@ class LocalIdentity:
     cluster_id: str
     incarnation: str
     address: str = ""
+    settings: str = ""
 
 
 @frozen(kw_only=True)
@@ -103,13 +111,14 @@ class View:
 
 @frozen(kw_only=True)
 class Welcome:
-    """`view` is there only in answer to a probe."""
+    """`view` is there only in answer to a probe. `settings`: see `LocalIdentity`."""
 
     node_id: str = field(validator=_node_id)
     instance_id: str = field(validator=_short)
     cluster_id: str = field(validator=_short)
     incarnation: str = field(validator=_short)
     view: View | None = None
+    settings: str = field(default="", validator=_short)
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -229,6 +238,7 @@ _ERRORS: dict[str, type[NefiaError]] = {
     "other_instance": OtherNode,
     "other_cluster": OtherCluster,
     "newer_format": NewerFormat,
+    "busy": Overloaded,
 }
 
 

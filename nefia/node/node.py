@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
 from random import Random
 from typing import Any
 
@@ -49,6 +50,7 @@ from nefia.storage.store import LogStore
 
 RELAY_SECONDS = 1.0
 """How long a follower waits for the leader's view before it shows its own."""
+FINGERPRINT_BYTES = 8
 HAND_OVER_SECONDS = 2.0
 """How long a node that stops waits for its successor."""
 
@@ -67,6 +69,8 @@ class Settings:
     apply_timeout: float
     max_pool: int
     transport_timeout: float
+    fingerprint: str = ""
+    """Of the `raft:` section, which all nodes should have alike."""
 
     @classmethod
     def of(cls, cluster: ClusterConfig) -> Settings:
@@ -82,6 +86,7 @@ class Settings:
             apply_timeout=raft.apply_timeout,
             max_pool=raft.max_pool,
             transport_timeout=raft.transport_timeout,
+            fingerprint=blake2b(repr(raft).encode(), digest_size=FINGERPRINT_BYTES).hexdigest(),
         )
 
 
@@ -182,6 +187,7 @@ class Node:
             cluster_id=identity.cluster_id,
             incarnation=self._incarnation,
             address=self._settings.address,
+            settings=self._settings.fingerprint,
         )
 
     # The shared state.
@@ -252,7 +258,16 @@ class Node:
         )
         if self._is_waiting():
             shown["hint"] = self._discovery.hint
+        leader = self._mesh.met(self._raft.leader_id or "")
+        if leader is not None and self._differs(leader):
+            shown["warning"] = (
+                f"the raft: settings of this node differ from those of {leader.node_id}; "
+                "make them equal in nefia.yaml and restart this node"
+            )
         return shown
+
+    def _differs(self, welcome: Welcome) -> bool:
+        return welcome.settings != self._settings.fingerprint
 
     def _reachable(self, now: float) -> frozenset[str]:
         """The leader goes by answers, a follower by connections."""
@@ -364,6 +379,8 @@ class Node:
 
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         self._replica.post(lambda now: self._raft.connected(now, peer))
+        if self._differs(welcome):
+            _log.warning("settings_differ", peer=peer, section="raft")
         self._replica.post(self._membership.record_instances)
 
     def peer_tried(self, peer: str) -> None:

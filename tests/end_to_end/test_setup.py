@@ -128,3 +128,16 @@ def test_a_single_node_runs_without_a_cluster(place: Path) -> None:
         told = node.cli("cluster", "members")
         assert told.returncode == 4
         assert "cluster.enabled" in told.stderr
+
+
+def test_a_node_with_other_settings_is_warned_of(place: Path) -> None:
+    with new_cluster(place, 2) as cluster:
+        first, second = cluster.daemons
+        changed = json.loads(second.config.read_text())
+        changed["cluster"]["raft"] = {"trailing_logs": 77}
+        second.config.write_text(json.dumps(changed))
+        cluster.form()
+        shown = second.cli("cluster", "status")
+        assert "raft: settings of this node differ from those of node-1" in shown.stderr
+        assert "settings_differ" in second.log_text
+        assert first.cli("cluster", "status").stderr == ""

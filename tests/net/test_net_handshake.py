@@ -8,7 +8,14 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nefia.errors import NefiaError, NewerFormat, OtherCluster, OtherNode, PeerUnreachable
+from nefia.errors import (
+    NefiaError,
+    NewerFormat,
+    OtherCluster,
+    OtherNode,
+    Overloaded,
+    PeerUnreachable,
+)
 from nefia.net.frames import MAX_HELLO_BYTES
 from nefia.net.handshake import (
     ASK,
@@ -188,7 +195,7 @@ def test_garbage_is_malformed(data: bytes, with_preamble: bool) -> None:
         ("other_instance", OtherNode),
         ("other_cluster", OtherCluster),
         ("newer_format", NewerFormat),
-        ("busy", PeerUnreachable),
+        ("busy", Overloaded),
         ("a code of the future", PeerUnreachable),
     ],
 )
@@ -205,7 +212,7 @@ def test_the_bytes_of_version_1_do_not_change() -> None:
         b"\x01\x9a\xa4raft\xa6node-1\xaainstance-1\xa2c1\xa5run-1"
         b"\xa6node-2\xaainstance-2\x01\xa5one:1\x01"
     )
-    assert encode(WELCOME) == (
-        b"nefia\x00\x01\x00\x01\x02\x96\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\x01"
+    assert encode(evolve(WELCOME, settings="s1")) == (
+        b"nefia\x00\x01\x00\x01\x02\x97\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\xa2s1\x01"
     )
     assert encode(Refusal("busy", "No.")) == b"nefia\x00\x01\x00\x01\x03\x92\xa4busy\xa3No."

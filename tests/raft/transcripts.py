@@ -34,9 +34,9 @@ class TranscriptError(Exception):
 
 @frozen
 class Block:
-    """`preface`: comments and blank lines before `commands`, as they stand in the file.
-
-    There may be such lines between `commands` too. `output` is what was recorded for all of the commands together. `line` counts from 1.
+    """`preface`: comments and blank lines before `commands`, as they stand in the file; there may be
+    such lines between `commands` too. `output` is what was recorded for all of the commands
+    together. `line` counts from 1.
     """
 
     line: int

@@ -68,6 +68,7 @@ class Checkers:
         self.digests: dict[int, int] = {}
         self.leaders: dict[int, str] = {}
         self.entries: dict[tuple[int, int], tuple[int, Payload]] = {}
+        self.configurations: dict[tuple[int, int], Configuration] = {}
         self.votes: dict[tuple[str, int], str] = {}
         self.reads: dict[int, int] = {}
         self.last_start = -10.0
@@ -218,6 +219,8 @@ class Checkers:
         """Two entries of one index and term are equal, and so is all before them (5.3)."""
         for entry in entries:
             known = self.entries.setdefault((entry.index, entry.term), (before, entry.payload))
+            if isinstance(entry.payload, Configuration):
+                self.configurations[entry.index, entry.term] = entry.payload
             require(
                 known == (before, entry.payload),
                 f"two logs differ at or before entry {entry.index} of term {entry.term}",
@@ -288,10 +291,8 @@ class Checkers:
             if raft.log.base_index <= index:
                 require(raft.log.term_at(index) == term, f"the committed entry {index} is lost")
 
-    def newest_configuration(self) -> Configuration:
-        """The newest committed one."""
-        found = (0, Configuration())
-        for (index, term), (_, payload) in self.entries.items():
-            if isinstance(payload, Configuration) and self.ledger.get(index) == term:
-                found = max(found, (index, payload), key=lambda pair: pair[0])
-        return found[1]
+    def undecided_configurations(self) -> list[Configuration]:
+        """The newest committed one, and those that were ever sent or written and may still be."""
+        decided = [key for key in self.configurations if self.ledger.get(key[0]) == key[1]]
+        open_ = [key for key in self.configurations if key[0] > self.committed_index]
+        return [self.configurations[key] for key in [max(decided), *open_]]

@@ -84,6 +84,7 @@ class Simulator:
             self.nodes[node_id].disk.hard_state = HardState(term=1)
             self.nodes[node_id].disk.entries.append(Entry(1, 1, first))
         self.checkers.entries[1, 1] = (0, first)
+        self.checkers.configurations[1, 1] = first
         self.checkers.ledger[1] = 1
         for node in self.nodes.values():
             node.start()
@@ -143,7 +144,7 @@ class Simulator:
     def _recovers(self) -> float:
         timeout = self.scenario.options.election_timeout
         self.workload.stop()
-        quorum = self.faults.leave_a_quorum(self.quorum_configurations())
+        quorum = self.faults.leave_a_quorum(self.checkers.undecided_configurations())
         self.record("-", f"healed: {sorted(quorum)}")
         begun = self.now
         while self.now < begun + RECOVERY_TIMEOUTS * timeout:
@@ -156,21 +157,10 @@ class Simulator:
             f"{RECOVERY_TIMEOUTS} election timeouts: {states}"
         )
 
-    def quorum_configurations(self) -> list[Configuration]:
-        """Those that may decide: the newest committed one, and what is undecided on any disk."""
-        checkers = self.checkers
-        found = [checkers.newest_configuration()]
-        for node in self.nodes.values():
-            for entry in node.disk.entries:
-                known = checkers.ledger.get(entry.index)
-                if isinstance(entry.payload, Configuration) and known != entry.term:
-                    found.append(entry.payload)
-        return found
-
     def outsiders(self) -> list[str]:
         """Nodes whose removal is decided, if they ever were members: they may be wiped."""
         named: set[str] = set()
-        for configuration in self.quorum_configurations():
+        for configuration in self.checkers.undecided_configurations():
             named |= configuration.ids
         for node in self.alive():  # a change may be decided yet that is on no disk so far
             log = node.raft.log if node.raft else None

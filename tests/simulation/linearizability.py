@@ -139,16 +139,15 @@ class _Search(Generic[S]):
     def _find_windows(self) -> Iterator[list[int]]:
         """For each first operation not done: itself and all that was called before it returned."""
         calls = sorted(range(len(self.operations)), key=lambda i: self.operations[i].call)
-        called, following = 0, list[int]()
+        called, window = 0, list[int]()
         for first, operation in enumerate(self.completed):
             assert operation.returned is not None
-            while called < len(calls):
-                if self.operations[calls[called]].call > operation.returned:
-                    break
-                following.append(calls[called])
-                called += 1
-            following = sorted(i for i in following if i >= first)
-            yield following
+            end = called
+            while end < len(calls) and self.operations[calls[end]].call <= operation.returned:
+                end += 1
+            window = sorted(i for i in window + calls[called:end] if i >= first)
+            called = end
+            yield window
 
     def run(self, max_steps: int) -> Linearizable | _Stuck[S] | Undecided:
         start = longest = _Node(0, 0, self._model.initial)
@@ -200,7 +199,9 @@ class _Search(Generic[S]):
 
 def by_return(operations: Sequence[Operation]) -> list[Operation]:
     """Those that have returned, in the order in which they did."""
-    returned = [(each.returned, i) for i, each in enumerate(operations) if each.returned is not None]
+    returned = [
+        (each.returned, i) for i, each in enumerate(operations) if each.returned is not None
+    ]
     return [operations[i] for _, i in sorted(returned)]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar
 
 from attrs import evolve, field, frozen
 from immutables import Map
@@ -28,6 +28,10 @@ REFUSALS = ("not_found", "conflict", "lease_lost")
 """What the state itself may answer. Any other error says that nothing was done."""
 
 READS = ("session_get", "queue_get")
+NOT_MODELLED = ("queue_cancel", "queue_retry")
+SEVERAL = frozenset({"tasks", "limit"})
+"""Parameters that make an action one on several tasks."""
+
 NOT_CONTENT = ("request_id", "forward", "consistency", "wait")
 
 Answer: TypeAlias = object
@@ -37,9 +41,11 @@ Requests: TypeAlias = Map[str, tuple[str, Answer]]
 """By request id: what was asked, and what it was answered."""
 
 
-class Remembers(Protocol):
-    @property
-    def requests(self) -> Requests: ...
+@frozen
+class Remembers:
+    """What a state has at least."""
+
+    requests: Requests = field(factory=Map)
 
 
 S = TypeVar("S", bound=Remembers)
@@ -101,7 +107,7 @@ class _Model(Generic[S]):
             return
         for after, answer in self._perform(state, operation):
             requests = after.requests.set(request, (content, answer))
-            yield evolve(after, requests=requests), answer  # type: ignore[type-var]
+            yield evolve(after, requests=requests), answer
 
     def knowing(self, operations: Sequence[Operation]) -> Self:
         return self
@@ -125,17 +131,22 @@ class Session:
     @classmethod
     def of(cls, fields: Mapping[str, Json]) -> Session:
         """From an answer or from the parameters of `session_open`."""
-        texts = [fields.get(name, "") for name in ("host", "root", "cwd", "user", "shell")]
-        return cls(*texts, labels=canonical(fields.get("labels", {})))
+        return cls(
+            host=fields["host"],
+            root=fields.get("root", ""),
+            cwd=fields.get("cwd", ""),
+            user=fields.get("user", ""),
+            shell=fields.get("shell", ""),
+            labels=canonical(fields.get("labels", {})),
+        )
 
 
 @frozen
-class SessionState:
+class SessionState(Remembers):
     """Of one id, which is given out once. `session` is None before it is opened and once closed."""
 
     session: Session | None = None
     opened: bool = False
-    requests: Requests = Map()
 
 
 class SessionModel(_Model[SessionState]):
@@ -148,7 +159,7 @@ class SessionModel(_Model[SessionState]):
         parts: dict[str, list[Operation]] = {}
         opened: dict[str, str] = {}
         unknown = []
-        for operation in judged(history, SESSION_ACTIONS):
+        for operation in judged(history, ("session_open", *ON_A_SESSION)):
             if operation.op != "session_open":
                 parts.setdefault(operation.args["id"], []).append(operation)
             elif operation.pending:
@@ -164,7 +175,9 @@ class SessionModel(_Model[SessionState]):
                 parts[session_id].append(operation)
         return {f"session {session_id}": part for session_id, part in parts.items()}
 
-    def _perform(self, state: SessionState, operation: Operation) -> Iterator[Outcome[SessionState]]:
+    def _perform(
+        self, state: SessionState, operation: Operation
+    ) -> Iterator[Outcome[SessionState]]:
         if operation.op == "session_open":
             if not state.opened:
                 session = Session.of(operation.args)
@@ -172,7 +185,7 @@ class SessionModel(_Model[SessionState]):
         elif state.session is None:
             yield state, "not_found"
         else:
-            yield SESSION_ACTIONS[operation.op](state, state.session, operation.args)
+            yield ON_A_SESSION[operation.op](state, state.session, operation.args)
 
     def _shown(self, result: Json) -> Session:
         return Session.of(result["session"])
@@ -186,8 +199,12 @@ def _use_session(state: SessionState, session: Session, _: Args) -> Outcome[Sess
 
 
 def _update_session(state: SessionState, session: Session, args: Args) -> Outcome[SessionState]:
-    labels = canonical(args["labels"]) if "labels" in args else session.labels
-    session = evolve(session, cwd=args.get("cwd", session.cwd), labels=labels)
+    cwd, labels = args.get("cwd"), args.get("labels")
+    session = evolve(
+        session,
+        cwd=session.cwd if cwd is None else cwd,
+        labels=session.labels if labels is None else canonical(labels),
+    )
     return evolve(state, session=session), session
 
 
@@ -195,12 +212,295 @@ def _close_session(state: SessionState, session: Session, _: Args) -> Outcome[Se
     return evolve(state, session=None), session
 
 
-SESSION_ACTIONS: dict[
-    str, Callable[[SessionState, Session, Args], Outcome[SessionState]]
-] = {
-    "session_open": _use_session,
+ON_A_SESSION: dict[str, Callable[[SessionState, Session, Args], Outcome[SessionState]]] = {
     "session_get": _use_session,
     "session_touch": _use_session,
     "session_update": _update_session,
     "session_close": _close_session,
+}
+
+
+# The queue, all tasks together: ids, tokens and the order of claims concern all of them.
+
+
+@frozen
+class NewTask:
+    """What never changes of a task."""
+
+    queue: str
+    host: str
+    priority: int
+    key: str
+    max_attempts: int
+    payload: str
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Json]) -> NewTask:
+        """From an answer or from the parameters of `queue_push`."""
+        return cls(
+            queue=fields.get("queue", DEFAULT_QUEUE),
+            host=fields.get("host", ""),
+            priority=fields.get("priority", 0),
+            key=fields.get("key", ""),
+            max_attempts=fields.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
+            payload=canonical(fields.get("payload")),
+        )
+
+
+@frozen(cache_hash=True)
+class Shown:
+    """A task as far as answers and model both know it."""
+
+    number: int
+    new: NewTask
+    state: str = "pending"
+    attempt: int = 0
+    worker: str = ""
+    token: int = 0
+    result: str = "null"
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Json]) -> Shown:
+        return cls(
+            number=int(fields["id"]),
+            new=NewTask.of(fields),
+            state=fields["state"],
+            attempt=fields["attempt"],
+            worker=fields["worker"],
+            token=fields["token"],
+            result=canonical(fields["result"]),
+        )
+
+
+@frozen(cache_hash=True)
+class Task:
+    """`ready_from`: when its delay may be over at the earliest, None if it has none.
+
+    `lease_to`: when its newest lease may run out at the earliest, None once its worker has
+    answered. It stays when the lease has run out, so that a late worker is told `lease_lost`.
+    """
+
+    shown: Shown
+    ready_from: float | None = None
+    lease_to: float | None = None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return -self.shown.new.priority, self.shown.number
+
+    @property
+    def surely_ready(self) -> bool:
+        return self.shown.state == "pending" and self.ready_from is None
+
+
+@frozen(cache_hash=True)
+class QueueState(Remembers):
+    """Task n is `tasks[n - 1]`."""
+
+    tasks: tuple[Task, ...] = ()
+    last_token: int = 0
+
+    def find(self, task_id: str) -> Task | None:
+        known = task_id.isdecimal() and 0 < int(task_id) <= len(self.tasks)
+        return self.tasks[int(task_id) - 1] if known else None
+
+    def put(self, task: Task) -> QueueState:
+        at = task.shown.number - 1
+        if at < len(self.tasks) and self.tasks[at] is task:
+            return self
+        return evolve(self, tasks=(*self.tasks[:at], task, *self.tasks[at + 1 :]))
+
+
+def _task_of(operation: Operation) -> Mapping[str, Json] | None:
+    """The task in its answer."""
+    if operation.pending or refusal_of(operation) is not None:
+        return None
+    task: Mapping[str, Json] | None = operation.result["task"]
+    return task
+
+
+def _latest(operation: Operation) -> float:
+    return float("inf") if operation.returned is None else operation.returned
+
+
+def _earliest_end(operation: Operation, seconds: float) -> float:
+    """When so long a time from `operation` on may be over at the earliest."""
+    return operation.call + seconds * (1 - CLOCK_TOLERANCE)
+
+
+def _earliest_lease_end(operation: Operation) -> float:
+    lease = operation.args.get("lease")
+    seconds = DEFAULT_LEASE_MS / 1000 if lease is None else parse_duration(lease)
+    return _earliest_end(operation, seconds)
+
+
+def _with_age(task: Task, operation: Operation) -> Iterator[Task]:
+    """The task, and what it may have become without anybody's doing."""
+    yield task
+    shown, lease_to = task.shown, task.lease_to
+    if shown.state == "leased" and lease_to is not None and lease_to <= _latest(operation):
+        state = "dead" if shown.attempt >= shown.new.max_attempts else "pending"
+        yield evolve(task, shown=evolve(shown, state=state))
+
+
+@frozen
+class QueueModel(_Model[QueueState]):
+    """`queue_push`, `_claim`, `_extend`, `_ack`, `_fail` and `_get` of one task at a time.
+
+    `foreseen_tasks` and `foreseen_claims` are what answers tell anywhere in the history: what task
+    of a number is, and which task and worker a token is for. Pending operations need then not be
+    guessed at.
+    """
+
+    foreseen_tasks: Mapping[int, NewTask] = field(factory=dict)
+    foreseen_claims: Mapping[int, tuple[int, str]] = field(factory=dict)
+
+    @property
+    def initial(self) -> QueueState:
+        return QueueState()
+
+    def partitions(self, history: Sequence[Operation]) -> dict[str, list[Operation]]:
+        for each in history:
+            if each.op in NOT_MODELLED or (each.op in QUEUE_ACTIONS and SEVERAL & each.args.keys()):
+                raise ValueError(f"this is not modelled: {each.to_line()}")
+        return {"queue": judged(history, QUEUE_ACTIONS)}
+
+    def knowing(self, operations: Sequence[Operation]) -> QueueModel:
+        tasks: dict[int, NewTask] = {}
+        claims: dict[int, tuple[int, str]] = {}
+        for operation in operations:
+            if (task := _task_of(operation)) is not None:
+                number = int(task["id"])
+                tasks.setdefault(number, NewTask.of(task))
+                claims.setdefault(task["token"], (number, task["worker"]))
+        return QueueModel(tasks, claims)
+
+    def helps(self, pending: Operation, following: Sequence[Operation]) -> bool:
+        """An answer to a claim matters for its task alone, a failure for all later claims too."""
+        if pending.op in ("queue_push", "queue_claim"):
+            return True
+        request = pending.args.get("request_id")
+        if request and any(each.args.get("request_id") == request for each in following):
+            return True
+        if pending.op == "queue_fail" and any(each.op == "queue_claim" for each in following):
+            return True
+        return any(pending.args["id"] in _named(each) for each in following)
+
+    def _perform(self, state: QueueState, operation: Operation) -> Iterator[Outcome[QueueState]]:
+        return QUEUE_ACTIONS[operation.op](self, state, operation)
+
+    def _shown(self, result: Json) -> Answer:
+        task = result["task"]
+        return None if task is None else Shown.of(task), result.get("changed")
+
+    def push(self, state: QueueState, operation: Operation) -> Iterator[Outcome[QueueState]]:
+        new = NewTask.of(operation.args)
+        for holder in state.tasks if new.key else ():
+            if (holder.shown.new.queue, holder.shown.new.key) == (new.queue, new.key):
+                for task in _with_age(holder, operation):
+                    yield state.put(task), (task.shown, False)
+                return
+        number = len(state.tasks) + 1
+        if self.foreseen_tasks.get(number, new) == new:
+            seconds = parse_duration(operation.args.get("delay", "0s"))
+            ready_from = _earliest_end(operation, seconds) if seconds else None
+            task = Task(Shown(number, new), ready_from)
+            yield state.put(task), (task.shown, True)
+
+    def claim(self, state: QueueState, operation: Operation) -> Iterator[Outcome[QueueState]]:
+        """Nobody but a task of which it is not sure may come before one that surely is ready."""
+        args, token = operation.args, state.last_token + 1
+        worker, lease_to = args["worker"], _earliest_lease_end(operation)
+        wanted = [task for task in state.tasks if _is_wanted(task.shown.new, args)]
+        best = min((task.rank for task in wanted if task.surely_ready), default=None)
+        if best is None:
+            yield state, (None, None)
+        foreseen = self.foreseen_claims.get(token)
+        if foreseen is not None:
+            wanted = [task for task in wanted if (task.shown.number, worker) == foreseen]
+        for candidate in wanted:
+            if best is not None and candidate.rank > best:
+                continue
+            for task in _with_age(candidate, operation):
+                ready_from = task.ready_from or 0.0
+                if task.shown.state == "pending" and ready_from <= _latest(operation):
+                    shown = evolve(
+                        task.shown,
+                        state="leased",
+                        attempt=task.shown.attempt + 1,
+                        worker=worker,
+                        token=token,
+                    )
+                    leased = state.put(Task(shown, None, lease_to))
+                    yield evolve(leased, last_token=token), (shown, None)
+
+    def get(self, state: QueueState, operation: Operation) -> Iterator[Outcome[QueueState]]:
+        found = state.find(operation.args["id"])
+        if found is None:
+            yield state, "not_found"
+        else:
+            for task in _with_age(found, operation):
+                yield state.put(task), (task.shown, None)
+
+    def answer_claim(
+        self, state: QueueState, operation: Operation
+    ) -> Iterator[Outcome[QueueState]]:
+        found = state.find(operation.args["id"])
+        if found is None:
+            yield state, "not_found"
+            return
+        for task in _with_age(found, operation):
+            if operation.args["token"] != task.shown.token or task.lease_to is None:
+                yield state, "conflict"
+            elif task.shown.state != "leased":
+                yield state.put(task), "lease_lost"
+            else:
+                task = ON_A_LEASE[operation.op](task, operation)
+                yield state.put(task), (task.shown, None)
+
+
+def _named(operation: Operation) -> tuple[str, ...]:
+    """The ids of the tasks that it is about, as far as is known."""
+    task = _task_of(operation)
+    answered = () if task is None else (task["id"],)
+    return (*answered, operation.args.get("id", ""))
+
+
+def _is_wanted(new: NewTask, args: Args) -> bool:
+    queue, host = args.get("queue", ""), args.get("host", "")
+    return queue in ("", new.queue) and host in ("", new.host)
+
+
+def _extend(task: Task, operation: Operation) -> Task:
+    assert task.lease_to is not None
+    return evolve(task, lease_to=max(task.lease_to, _earliest_lease_end(operation)))
+
+
+def _ack(task: Task, operation: Operation) -> Task:
+    result = canonical(operation.args.get("result"))
+    return Task(evolve(task.shown, state="done", result=result))
+
+
+def _fail(task: Task, operation: Operation) -> Task:
+    """Without `retry_after` the backoff is the machine's; it may be over at any time."""
+    shown = task.shown
+    if shown.attempt >= shown.new.max_attempts:
+        return Task(evolve(shown, state="dead"))
+    seconds = parse_duration(operation.args.get("retry_after") or "0s")
+    return Task(evolve(shown, state="pending"), ready_from=_earliest_end(operation, seconds))
+
+
+ON_A_LEASE: dict[str, Callable[[Task, Operation], Task]] = {
+    "queue_extend": _extend,
+    "queue_ack": _ack,
+    "queue_fail": _fail,
+}
+
+QUEUE_ACTIONS: dict[
+    str, Callable[[QueueModel, QueueState, Operation], Iterator[Outcome[QueueState]]]
+] = {
+    "queue_push": QueueModel.push,
+    "queue_claim": QueueModel.claim,
+    "queue_get": QueueModel.get,
+    **dict.fromkeys(ON_A_LEASE, QueueModel.answer_claim),
 }
