@@ -49,6 +49,17 @@ class Configuration:
     def get(self, node_id: str) -> Member | None:
         return next((member for member in self.members if member.id == node_id), None)
 
+    def get_instance(self, node_id: str, instance: str) -> Member | None:
+        """As `get`, but not an earlier node of that name; an empty instance stands for any.
+
+        A node that was wiped and added again reads the old log from its beginning, and passes
+        configurations in which its former self could have been a majority.
+        """
+        member = self.get(node_id)
+        if member is None or (member.instance and instance and member.instance != instance):
+            return None
+        return member
+
     def is_voter(self, node_id: str) -> bool:
         member = self.get(node_id)
         return member is not None and member.voter

@@ -95,7 +95,7 @@ class Raft:
         self.halted = False
         self.outbox = Outbox()
         self._fetching = False
-        self._told_removed_by = 0
+        self._told_removed_by = (0, 0)  # term, index
         self._removal_noticed = False
         self._configuration_noticed = self.log.configuration_at(self.commit_index)[0]
         self.election = Election(self, random)
@@ -130,24 +130,28 @@ class Raft:
         return since is not None and self.now - since >= self.options.heartbeat_timeout
 
     def votes_in(self, configuration: Configuration) -> bool:
-        """Whether this node is a voter there: it, and not an earlier one of its name.
+        """Whether this node, and not an earlier one of its name, is a voter there."""
+        member = configuration.get_instance(self.node_id, self.instance)
+        return member is not None and member.voter
 
-        A node that was wiped and added again reads the old log from its beginning, and passes
-        configurations in which its former self could have been a majority.
+    @property
+    def removed_by(self) -> int:
+        """Index of a committed configuration without this node, newer than the newest with it.
+
+        0 if there is none, as far as this node knows. By its own log, or by what it was told: then
+        terms count first, since its own newest configuration may be one that never came to be.
         """
-        member = configuration.get(self.node_id)
-        if member is None or not member.voter:
-            return False
-        return member.instance == self.instance or not (member.instance and self.instance)
+        newest_with_me = self.log.newest_configuration_with(self.node_id, self.instance)
+        told_term, told_index = self._told_removed_by
+        if (told_term, told_index) > (self.log.term_at(newest_with_me) or 0, newest_with_me):
+            return told_index
+        index, committed = self.log.configuration_at(self.commit_index)
+        absent = committed.get_instance(self.node_id, self.instance) is None
+        return index if absent and 0 < newest_with_me < index else 0
 
     @property
     def removed(self) -> bool:
-        """Whether a committed configuration newer than the newest with this node lacks it."""
-        newest_with_me = self.log.newest_configuration_with(self.node_id)
-        committed_index, committed = self.log.configuration_at(self.commit_index)
-        if newest_with_me and committed.get(self.node_id) is None:
-            return max(self._told_removed_by, committed_index) > newest_with_me
-        return self._told_removed_by > newest_with_me
+        return self.removed_by > 0
 
     @property
     def state_name(self) -> str:
@@ -345,10 +349,10 @@ class Raft:
         """What follows from whatever just happened: hand over commits, forget, check."""
         self._hand_over()
         self.log.evict(min(self.applied_index, self.durability.durable_index))
-        if self.removed != self._removal_noticed:
-            self._removal_noticed = self.removed
-            if self.removed:
-                self.notice(Removed(self.log.configuration_at(self.commit_index)[0]))
+        removed_by = self.removed_by
+        if removed_by and not self._removal_noticed:
+            self.notice(Removed(removed_by))
+        self._removal_noticed = removed_by > 0
         invariants.check(self)
 
     def _hand_over(self) -> None:
@@ -501,7 +505,8 @@ class Raft:
                 assert_never(message)
 
     def _on_pre_vote_reply(self, message: PreVoteReply) -> None:
-        self._told_removed_by = max(self._told_removed_by, message.removed_by)
+        told = (message.removed_by_term, message.removed_by)
+        self._told_removed_by = max(self._told_removed_by, told)
         self.election.on_pre_vote_reply(message)
 
     def _refuse_stale(self, message: Message) -> None:

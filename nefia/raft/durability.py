@@ -12,6 +12,9 @@ from nefia.raft.entries import HardState, SnapshotMeta
 from nefia.raft.log import Log
 from nefia.raft.messages import Message
 
+MAX_WITHHELD_MESSAGES = 4096
+"""While a disk hangs; the oldest are dropped then, as the network may drop any message."""
+
 
 class Durability:
     """Owned by `core.Raft`. One write is out at a time; what changes meanwhile forms the next.
@@ -79,6 +82,7 @@ class Durability:
         if needed <= self._durable_version:
             return [message]
         self._withheld.append((needed, message))
+        del self._withheld[:-MAX_WITHHELD_MESSAGES]
         return []
 
     def next_write(self, now: float, hard_state: HardState, log: Log) -> Write | None:

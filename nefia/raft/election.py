@@ -40,7 +40,8 @@ class Election:
     roles and terms.
 
     `due`: when, on this node's clock, it campaigns unless it hears a leader before.
-    `leader_lost`: the leader's process has ended, as far as this node can tell (SPEC 5).
+    `leader_lost`: the process of the leader that was heard last has ended, as far as this node can
+    tell (SPEC 5).
     """
 
     def __init__(self, raft: Raft, random: Random) -> None:
@@ -84,7 +85,6 @@ class Election:
 
     def over(self) -> None:
         """This node follows or leads now."""
-        self.leader_lost = False
         self._campaign = None
 
     # Who may vote, and for whom.
@@ -107,11 +107,10 @@ class Election:
 
     @property
     def hears_leader(self) -> bool:
+        """Or heard one lately: a newer term alone, whoever brought it, ends no leader's lease."""
         raft = self._raft
-        if raft.leader:
-            return True
         heard_lately = raft.now - raft.heard_at < raft.options.heartbeat_timeout
-        return raft.leader_id is not None and heard_lately and not self.leader_lost
+        return raft.leader is not None or (heard_lately and not self.leader_lost)
 
     @property
     def reason(self) -> str:
@@ -207,7 +206,7 @@ class Election:
             and raft.log.is_up_to_date(message.last_log_index, message.last_log_term)
         )
         committed_index, committed = raft.log.configuration_at(raft.commit_index)
-        removed = not granted and committed.get(message.sender) is None
+        removed = not granted and committed_index > 0 and committed.get(message.sender) is None
         if granted:
             hold = raft.now + self._random.uniform(*GRANT_HOLD_SECONDS)
             self.due = max(self.due, hold)
@@ -219,6 +218,7 @@ class Election:
                 round=message.round,
                 granted=granted,
                 removed_by=committed_index if removed else 0,
+                removed_by_term=raft.log.term_at_or_before(committed_index) if removed else 0,
             )
         )
 

@@ -260,7 +260,7 @@ class Leader:
         )
         if entries:
             size_bytes = sum(entry.size_bytes for entry in entries)
-            progress.sent(entries[-1].index, size_bytes, self.raft.now)
+            progress.sent(entries[-1].index, size_bytes, self.raft.now, self.rounds.latest)
 
     def fetched(self, node_id: str, entries: Sequence[Entry]) -> None:
         progress = self.progress.get(node_id)
@@ -278,8 +278,7 @@ class Leader:
         progress = self.progress.get(reply.sender)
         if progress is None or reply.round > self.rounds.latest:
             return
-        progress.heard_at = self.raft.now
-        progress.acked_round = max(progress.acked_round, reply.round)
+        progress.heard(reply.round, self.raft.now)
         if isinstance(reply, AppendReply) and not reply.success:
             index, _ = self.raft.log.newest_at_most(reply.hint_index, reply.hint_term)
             progress.refused(reply.prev_log_index, index + 1)
@@ -382,8 +381,10 @@ class Leader:
     def change(self, configuration: Configuration) -> int:
         if self.transferring:
             raise ChangeInProgress("leadership is being handed over")
-        if not self.may_change:
+        if self.changing:
             raise ChangeInProgress("an earlier change of the members is not committed yet")
+        if not self.may_change:
+            raise ChangeInProgress("this node has only just begun to lead; try again in a moment")
         assert configuration.voters, "a cluster has voters"
         assert is_single_server_change(self.raft.log.configuration, configuration)
         index = self.raft.log.last_index + 1

@@ -73,6 +73,11 @@ class Log:
         assert run > 0, f"no term recorded for entry {index}"
         return self._term_starts[run - 1][1]
 
+    def term_at_or_before(self, index: int) -> int:
+        """As `term_at`; of what is compacted away, the base's term, which is no older."""
+        term = self.term_at(index)
+        return self.base_term if term is None else term
+
     def is_up_to_date(self, last_index: int, last_term: int) -> bool:
         """Whether a log that ends so is at least as up-to-date as this one (paper 5.4.1)."""
         return (last_term, last_index) >= (self.last_term, self.last_index)
@@ -111,12 +116,12 @@ class Log:
             return self.base.configuration_index, self.base.configuration
         return 0, Configuration()
 
-    def newest_configuration_with(self, node_id: str) -> int:
-        """Index of the newest configuration that contains `node_id`; 0 if there is none."""
+    def newest_configuration_with(self, node_id: str, instance: str = "") -> int:
+        """Index of the newest configuration that contains that node; 0 if there is none."""
         for config_index, configuration in reversed(self._configurations):
-            if configuration.get(node_id):
+            if configuration.get_instance(node_id, instance):
                 return config_index
-        if self.base and self.base.configuration.get(node_id):
+        if self.base and self.base.configuration.get_instance(node_id, instance):
             return self.base.configuration_index
         return 0
 

@@ -38,12 +38,14 @@ class PreVote(_Message):
 class PreVoteReply(_Message):
     """`removed_by` is, in a refusal, the index of a committed configuration without the asker.
 
-    Zero where there is none. It is how a node that was away learns of its removal (SPEC 2).
+    `removed_by_term` is the term of its entry. Both are zero where there is none. It is how a node
+    that was away learns of its removal (SPEC 2).
     """
 
     round: int
     granted: bool
     removed_by: int = 0
+    removed_by_term: int = 0
 
 
 @frozen(kw_only=True)

@@ -42,6 +42,7 @@ class Progress:
     snapshot: SnapshotMeta | None = None
     _in_flight: deque[tuple[int, int, float]] = field(factory=deque)  # last index, bytes, sent at
     _in_flight_bytes: int = 0
+    _probe_round: int = 0
 
     @property
     def may_send(self) -> bool:
@@ -59,18 +60,25 @@ class Progress:
             case Mode.SNAPSHOT:
                 return False
 
-    def sent(self, last_index: int, size_bytes: int, now: float) -> None:
-        """A message with entries up to `last_index` went out."""
+    def sent(self, last_index: int, size_bytes: int, now: float, round_: int = 0) -> None:
+        """A message with entries up to `last_index` went out in `round_`."""
         if self.mode is Mode.PROBE:
             self.probe_out = True
+            self._probe_round = round_
             return
         self.next_index = last_index + 1
         self._in_flight.append((last_index, size_bytes, now))
         self._in_flight_bytes += size_bytes
 
+    def heard(self, round_: int, now: float) -> None:
+        """The follower has answered a message of `round_`; a probe sent before it seems lost."""
+        self.heard_at = now
+        self.acked_round = max(self.acked_round, round_)
+        if round_ > self._probe_round:
+            self.probe_out = False
+
     def matched(self, index: int) -> bool:
         """The follower's log equals ours up to `index`. Returns whether that is news."""
-        self.probe_out = False
         while self._in_flight and self._in_flight[0][0] <= index:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
         news = index > self.match_index
@@ -79,6 +87,7 @@ class Progress:
             self._probe_from(index + 1)
         if self.mode is Mode.PROBE and index >= self.next_index - 1:
             self.mode = Mode.REPLICATE
+            self.probe_out = False
         self.next_index = max(self.next_index, index + 1)
         return news
 

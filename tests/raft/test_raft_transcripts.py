@@ -138,7 +138,6 @@ def test_transcripts_are_the_same_under_every_hash_seed() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.xfail(reason="removal is compared by index alone, not by term and index")
 def test_a_removed_node_learns_it_although_its_own_log_has_a_later_index() -> None:
     """SPEC 2: a node removed by a committed configuration "then learns it, stops campaigning".
 

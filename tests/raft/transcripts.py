@@ -18,7 +18,13 @@ from nefia.errors import NefiaError
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import SnapshotMeta
 from nefia.raft.messages import Message
-from tests.raft.transcript_cluster import TranscriptCluster, member, show_message, show_status
+from tests.raft.transcript_cluster import (
+    TranscriptCluster,
+    member,
+    show_members,
+    show_message,
+    show_status,
+)
 
 DIRECTORY = Path(__file__).parents[2] / "fixtures" / "transcripts"
 SEPARATOR = "----"
@@ -34,9 +40,10 @@ class TranscriptError(Exception):
 
 @frozen
 class Block:
-    """`preface`: comments and blank lines before `commands`, as they stand in the file; there may be
-    such lines between `commands` too. `output` is what was recorded for all of the commands
-    together. `line` counts from 1.
+    """`preface`: comments and blank lines before `commands`, as they stand in the file.
+
+    There may be such lines between `commands` too. `output` is what was recorded for all of the
+    commands together. `line` counts from 1.
     """
 
     line: int
@@ -321,6 +328,13 @@ def _status(cluster: TranscriptCluster, *node_ids: str) -> None:
         cluster.say(f"{node_id} {show_status(raft, cluster.now) if raft else 'is down'}")
 
 
+def _members(cluster: TranscriptCluster, *node_ids: str) -> None:
+    for node_id in node_ids:
+        log = cluster.raft(node_id).log
+        index, configuration = log.configuration_index, log.configuration
+        cluster.say(f"{node_id} follows configuration {index} {show_members(configuration)}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "bring": _bring,
     "campaign": _campaign,
@@ -339,6 +353,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fresh": _fresh,
     "heal": _heal,
     "log": _log,
+    "members": _members,
     "peer-lost": _about_peer("peer_lost"),
     "peers-tried": _peers_tried,
     "persist": TranscriptCluster.finish_write,
