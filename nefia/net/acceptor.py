@@ -24,13 +24,20 @@ from nefia.net.handshake import (
     Refusal,
     Welcome,
     decode,
+    differ,
     encode,
     judge,
 )
 from nefia.net.interface import Level, Setting
 from nefia.net.link import TICKS_PER_PING, Link
 from nefia.net.network import remote_name
-from nefia.raft.messages import Message
+from nefia.raft.messages import (
+    AppendReply,
+    InstallSnapshotReply,
+    Message,
+    PreVoteReply,
+    VoteReply,
+)
 from nefia.wire import MESSAGES, Malformed
 
 MAX_PENDING_HANDSHAKES = 64
@@ -39,6 +46,7 @@ MAX_PENDING_HANDSHAKES = 64
 Refusing the newest instead would let 64 silent strangers keep everybody out.
 """
 MAX_ASKS_PER_PEER = 16
+ANSWERS = (PreVoteReply, VoteReply, AppendReply, InstallSnapshotReply)
 MAX_CONNECTIONS_PER_PEER = MAX_LANES + MAX_ASKS_PER_PEER
 MAX_STRANGERS = 64
 """Connections of nodes that are not among the peers. Those of peers are bounded per peer."""
@@ -241,6 +249,8 @@ class Acceptor:
         while True:
             frames = await inbound.channel.receive()
             messages = [self._message(f, inbound) for f in frames if f.kind is Kind.MESSAGE]
+            if not self._answers_count(inbound):
+                messages = [m for m in messages if not isinstance(m, ANSWERS)]
             if messages:
                 inbound.busy = True
                 await self._setting.events.receive(messages)
@@ -254,6 +264,15 @@ class Acceptor:
                             link.presence.goodbye(inbound)
                     case _:
                         raise Malformed(f"a {frame.kind.name} frame on a lane of {inbound.peer}")
+
+    def _answers_count(self, inbound: Inbound) -> bool:
+        """Whether this is the data directory that the configuration knows under the peer's name.
+
+        Another one has forgotten, or never had, what its former self has promised: a vote or an
+        acknowledgement of it must not be taken for one of the recorded member.
+        """
+        link = self._links.get(inbound.peer)
+        return link is None or not differ(link.target.instance, inbound.hello.instance_id)
 
     def _message(self, frame: Frame, inbound: Inbound) -> Message:
         message = MESSAGES.decode(frame.body)

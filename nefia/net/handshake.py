@@ -160,7 +160,10 @@ def judge(hello: Hello, me: LocalIdentity, recorded_instance: str) -> Refusal | 
     """Why this node does not talk to who says `hello`, or None.
 
     `recorded_instance` is the data directory that the configuration knows for that node, or empty.
-    A node without a cluster hears anyone's Raft messages: how else would it be added?
+    A node without a cluster hears anyone's Raft messages: how else would it be added? A node of
+    this cluster with another data directory than the recorded one was added again while this node
+    was away, and may be the leader that it has to learn that from: it is heard, but its answers
+    do not count (`acceptor`).
     """
     it = hello.node_id
     return _first(
@@ -175,12 +178,20 @@ def judge(hello: Hello, me: LocalIdentity, recorded_instance: str) -> Refusal | 
             f"both sides are called {it}: node ids must be unique in a cluster",
         ),
         (
-            _differ(hello.cluster_id, me.cluster_id),
+            differ(hello.cluster_id, me.cluster_id),
             "other_cluster",
             _clusters(it, hello.cluster_id, me.node_id, me.cluster_id),
         ),
-        (_differ(hello.instance_id, recorded_instance), "other_instance", _wiped(it)),
-        (_differ(me.instance_id, hello.expected_instance), "other_instance", _wiped(me.node_id)),
+        (
+            differ(hello.instance_id, recorded_instance) and not hello.cluster_id,
+            "other_instance",
+            _wiped(it),
+        ),
+        (
+            differ(me.instance_id, hello.expected_instance) and not me.cluster_id,
+            "other_instance",
+            _wiped(me.node_id),
+        ),
         (
             hello.purpose != PROBE and not hello.cluster_id,
             "no_cluster",
@@ -199,11 +210,15 @@ def check(welcome: Welcome, hello: Hello) -> Refusal | None:
             f"{hello.expected_id} was expected there, but {it} answers",
         ),
         (
-            _differ(welcome.cluster_id, hello.cluster_id),
+            differ(welcome.cluster_id, hello.cluster_id),
             "other_cluster",
             _clusters(it, welcome.cluster_id, hello.node_id, hello.cluster_id),
         ),
-        (_differ(welcome.instance_id, hello.expected_instance), "other_instance", _wiped(it)),
+        (
+            differ(welcome.instance_id, hello.expected_instance) and not welcome.cluster_id,
+            "other_instance",
+            _wiped(it),
+        ),
         (
             hello.purpose == RAFT and not welcome.cluster_id,
             "no_cluster",
@@ -216,7 +231,7 @@ def _first(*rules: tuple[bool, str, str]) -> Refusal | None:
     return next((Refusal(code, message) for broken, code, message in rules if broken), None)
 
 
-def _differ(one: str, other: str) -> bool:
+def differ(one: str, other: str) -> bool:
     """Empty means not known, which differs from nothing."""
     return bool(one and other and one != other)
 

@@ -75,21 +75,18 @@ class Mesh:
     def set_peers(self, targets: Mapping[str, PeerTarget]) -> None:
         """Exactly these are the peers from now on; this node itself may be among them.
 
-        Lanes to whoever is gone or has moved are ended; so is everything to and from a data
-        directory that is not the recorded one.
+        Lanes to whoever is gone or has moved are ended.
         """
         me = self._setting.local().node_id
         for peer in [*self._links]:
-            if not _keeps(self._links[peer], targets.get(peer)):
+            target = targets.get(peer)
+            if target is None or target.address != self._links[peer].target.address:
                 self._links.pop(peer).scope.cancel()
         for peer, target in targets.items():
             if peer in self._links:
                 self._links[peer].target = target
             elif peer != me:
                 self._start(Link(self._setting, peer, target))
-            for inbound in self._acceptor.lanes_of(peer):
-                if target.instance not in ("", inbound.hello.instance_id):
-                    inbound.scope.cancel()
 
     def _start(self, link: Link) -> None:
         self._links[link.peer] = link
@@ -153,11 +150,3 @@ class Mesh:
 
     def status(self) -> dict[str, PeerStatus]:
         return {peer: link.status() for peer, link in sorted(self._links.items())}
-
-
-def _keeps(link: Link, target: PeerTarget | None) -> bool:
-    """Whether the link may go on as it is: same address, and no wrong data directory met."""
-    if target is None or target.address != link.target.address:
-        return False
-    met = link.welcome.instance_id if link.welcome else ""
-    return target.instance in ("", met) or not met

@@ -72,8 +72,11 @@ def test_a_member_of_the_same_cluster_is_welcome() -> None:
             "other_cluster",
             "node-1 belongs to the cluster c2 and node-2 to c1",
         ),
-        ({"instance_id": "new"}, "other_instance", "remove node-1 and add it again"),
-        ({"expected_instance": "old"}, "other_instance", "remove node-2 and add it again"),
+        (
+            {"instance_id": "new", "cluster_id": ""},
+            "other_instance",
+            "remove node-1 and add it again",
+        ),
         ({"cluster_id": ""}, "no_cluster", "node-1 does not belong to a cluster yet"),
     ],
 )
@@ -88,6 +91,13 @@ def test_a_node_without_a_cluster_hears_any_cluster() -> None:
     waiting = evolve(ME, cluster_id="")
     assert judge(HELLO, waiting, "") is None
     assert judge(evolve(HELLO, cluster_id="c2"), waiting, "") is None
+
+
+def test_a_member_that_was_added_again_is_heard_by_one_that_does_not_know_it_yet() -> None:
+    """It may be the leader, who alone can tell this node of it. Its answers do not count."""
+    assert judge(evolve(HELLO, instance_id="new"), ME, "old") is None
+    assert judge(evolve(HELLO, expected_instance="old"), ME, "instance-1") is None
+    assert check(evolve(WELCOME, instance_id="new"), HELLO) is None
 
 
 def test_a_wiped_node_without_a_cluster_is_not_adopted_by_the_cluster_that_knew_it() -> None:
@@ -109,7 +119,7 @@ def test_two_nodes_without_a_cluster_have_nothing_to_say_but_may_probe() -> None
     [
         ({"node_id": "node-3"}, "other_node"),
         ({"cluster_id": "c2"}, "other_cluster"),
-        ({"instance_id": "new"}, "other_instance"),
+        ({"instance_id": "new", "cluster_id": ""}, "other_instance"),
         ({"cluster_id": ""}, "no_cluster"),
     ],
 )

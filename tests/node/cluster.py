@@ -130,7 +130,7 @@ class Cluster:
         self._starts += 1
         if name not in self.disks:
             self.disks[name] = Disk(write_latency=lambda: WRITE_SECONDS)
-        clock = PausableClock()
+        clock = self.new_clock(name)
         store = await open_memory(self.disks[name], name, clock, f"data-of-{name}-{self._starts}")
         address = address or f"{name}:9700"
         node = await open_node(
@@ -151,6 +151,9 @@ class Cluster:
         self._watch_leaderships(process)
         self._nursery.start_soon(self._run, process, await self.net.of(name).listen(address))
         return process
+
+    def new_clock(self, name: str) -> PausableClock:
+        return PausableClock()
 
     async def _run(
         self, process: Process, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
