@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import trio
 from attrs import frozen
 
-from nefia.errors import DataDamaged, NotLeader
+from nefia.errors import DataDamaged, NotLeader, OutcomeUnknown
 from nefia.node.promise import Promise
 from nefia.raft.entries import Entry
 from nefia.state.commands import Change
@@ -44,6 +44,18 @@ class Applier:
     def expect(self, index: int, term: int, change: Change, promise: Promise[Outcome]) -> None:
         """`promise` gets the outcome of the entry at `index`, if it has this term."""
         self._proposed[index] = _Proposed(term, change, promise)
+
+    def give_up(self, why: str) -> None:
+        """This node stops: tell those who wait for a change that they will not learn of it here."""
+        for proposed in self._proposed.values():
+            proposed.promise.fail(
+                OutcomeUnknown(
+                    f"{why}, before the change was confirmed; it may still happen",
+                    hint="repeat it with the same request id: it cannot happen twice",
+                    request_id=proposed.change.request_id or None,
+                )
+            )
+        self._proposed.clear()
 
     def answer_at(self, index: int, promise: Promise[Machine]) -> None:
         """`promise` gets the machine once the entry at `index` is applied."""

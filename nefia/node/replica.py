@@ -310,6 +310,9 @@ class Replica:
         _log.error("disk_failed", error=error.message)
         self.raft.write_failed(now)
         self._failure = error
+        self.applier.give_up(error.message)
+        while self._proposals:
+            self._proposals.popleft().promise.fail(error)
 
     async def _leave(self, failure: NefiaError) -> None:
         await sleep(self._clock, FAREWELL_SECONDS)

@@ -119,7 +119,12 @@ class Checkers:
         """
         forgetful = self._lease_seconds * LEASE_MARGIN
         for one, other in overlapping(leaderships):
-            begin = max(one.periods[0][0], other.periods[0][0])
+            begin = min(
+                max(mine[0], theirs[0])
+                for mine in one.periods
+                for theirs in other.periods
+                if max(mine[0], theirs[0]) < min(mine[1], theirs[1])
+            )
             excused = any(begin - forgetful <= start <= begin for start in self.starts)
             self._journal.count("leases overlapping after a voter's restart", by=int(excused))
             require(

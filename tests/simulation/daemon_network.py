@@ -38,13 +38,13 @@ class _SlowPipe(_Pipe):
         return taken
 
 
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class SlowStream(MemoryStream):
     """Who is cut off learns nothing, neither data nor that the other side has ended."""
 
     outgoing: _SlowPipe
     incoming: _SlowPipe
-    latency: Callable[[], float] = field(kw_only=True)
+    latency: Callable[[], float]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
@@ -114,8 +114,8 @@ class SlowNetwork(MemoryNetwork):
         if listener is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
         there, back = _SlowPipe(self, source, target), _SlowPipe(self, target, source)
-        near = SlowStream(there, back, latency=self.latency)
-        far = SlowStream(back, there, latency=self.latency)
+        near = SlowStream(outgoing=there, incoming=back, latency=self.latency)
+        far = SlowStream(outgoing=back, incoming=there, latency=self.latency)
         self.streams.append((source, target, near, far))
         listener.send.send_nowait(far)
         return near

@@ -347,13 +347,14 @@ def _with_age(task: Task, operation: Operation) -> Iterator[Task]:
 class QueueModel(_Model[QueueState]):
     """`queue_push`, `_claim`, `_extend`, `_ack`, `_fail` and `_get` of one task at a time.
 
-    `foreseen_tasks` and `foreseen_claims` are what answers tell anywhere in the history: what task
-    of a number is, and which task and worker a token is for. Pending operations need then not be
-    guessed at.
+    What pending operations have done need not be guessed where an answer anywhere in the history
+    tells: `foreseen_tasks`, what the task of a number is; `foreseen_claims`, which task and worker
+    a token is for; `answered_claims`, the request id (or "") of the claim that was told a token.
     """
 
     foreseen_tasks: Mapping[int, NewTask] = field(factory=dict)
     foreseen_claims: Mapping[int, tuple[int, str]] = field(factory=dict)
+    answered_claims: Mapping[int, str] = field(factory=dict)
 
     @property
     def initial(self) -> QueueState:
@@ -368,12 +369,15 @@ class QueueModel(_Model[QueueState]):
     def knowing(self, operations: Sequence[Operation]) -> QueueModel:
         tasks: dict[int, NewTask] = {}
         claims: dict[int, tuple[int, str]] = {}
+        answered: dict[int, str] = {}
         for operation in operations:
             if (task := _task_of(operation)) is not None:
                 number = int(task["id"])
                 tasks.setdefault(number, NewTask.of(task))
                 claims.setdefault(task["token"], (number, task["worker"]))
-        return QueueModel(tasks, claims)
+                if operation.op == "queue_claim":
+                    answered.setdefault(task["token"], operation.args.get("request_id", ""))
+        return QueueModel(tasks, claims, answered)
 
     def helps(self, pending: Operation, following: Sequence[Operation]) -> bool:
         """An answer to a claim matters for its task alone, a failure for all later claims too."""
@@ -415,6 +419,9 @@ class QueueModel(_Model[QueueState]):
         best = min((task.rank for task in wanted if task.surely_ready), default=None)
         if best is None:
             yield state, (None, None)
+        told = self.answered_claims.get(token)
+        if operation.pending and told is not None and told != args.get("request_id"):
+            return
         foreseen = self.foreseen_claims.get(token)
         if foreseen is not None:
             wanted = [task for task in wanted if (task.shown.number, worker) == foreseen]
