@@ -143,7 +143,8 @@ class Raft:
         """
         newest_with_me = self.log.newest_configuration_with(self.node_id, self.instance)
         told_term, told_index = self._told_removed_by
-        if (told_term, told_index) > (self.log.term_at(newest_with_me) or 0, newest_with_me):
+        own_term = self.log.term_at_or_before(newest_with_me)
+        if (told_term, told_index) > (own_term, newest_with_me):
             return told_index
         index, committed = self.log.configuration_at(self.commit_index)
         absent = committed.get_instance(self.node_id, self.instance) is None

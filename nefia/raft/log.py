@@ -74,7 +74,10 @@ class Log:
         return self._term_starts[run - 1][1]
 
     def term_at_or_before(self, index: int) -> int:
-        """As `term_at`; of what is compacted away, the base's term, which is no older."""
+        """As `term_at`; of what is compacted away, the base's term, which is no older.
+
+        Good for comparing it with entries that are committed too: none of those lies between.
+        """
         term = self.term_at(index)
         return self.base_term if term is None else term
 

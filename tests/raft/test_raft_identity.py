@@ -8,8 +8,9 @@ from attrs import evolve
 
 from nefia.raft.configuration import Configuration, Member
 from nefia.raft.core import Raft
-from nefia.raft.entries import Entry
-from nefia.raft.messages import AppendEntries, AppendReply
+from nefia.raft.entries import Entry, HardState
+from nefia.raft.log import Log
+from nefia.raft.messages import AppendEntries, AppendReply, PreVoteReply
 from nefia.raft.options import Options
 from tests.raft.raft_cluster import Cluster, members
 
@@ -78,3 +79,28 @@ def test_refusals_of_what_was_acknowledged_raise_no_storm() -> None:
     for _ in range(5):
         leader.step(cluster.now, evolve(refusal))
         assert not [m for m in cluster.collect("a") if isinstance(m, AppendEntries)]
+
+
+def test_an_old_removal_does_not_count_against_who_was_added_again_and_compacted_its_log() -> None:
+    """Found by the simulator, seed 100173 of 120 s."""
+    before, again = members("b"), members("ab")
+    entries = [Entry(1, 1, before), Entry(2, 3, again), Entry(3, 3), Entry(4, 3)]
+    log = Log(last_index=0)
+    log.append(entries)
+    log.compact(3)
+    raft = Raft(
+        node_id="a",
+        options=Options(),
+        random=Random(1),
+        now=0.0,
+        hard_state=HardState(3),
+        log=log,
+        applied_index=3,
+    )
+    told = PreVoteReply(
+        sender="b", recipient="a", term=3, round=1, granted=False, removed_by=1, removed_by_term=2
+    )
+    raft.step(0.0, told)
+    assert not raft.removed
+    raft.step(0.0, evolve(told, removed_by=9, removed_by_term=3))
+    assert raft.removed
