@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from attrs import frozen
 from nefia.clock import NodeClock
 from nefia.config import ClusterConfig, PeerConfig
 from nefia.errors import (
+    DiskFailed,
     NefiaError,
     NewerFormat,
     NoLeader,
@@ -299,12 +301,22 @@ class Node:
 
         Raises AlreadyInitialized.
         """
-        async with self._joining:
+        async with self._joins():
             cluster_id = await found_cluster(self._store, self._settings.address)
             first = first_configuration(self._store, self._settings.address)
             await self._replica.ask(lambda now: self._raft.bootstrap(now, first))
         _log.info("cluster_initialized", cluster_id=cluster_id)
         return cluster_id
+
+    @asynccontextmanager
+    async def _joins(self) -> AsyncIterator[None]:
+        """One founding or joining at a time; this node ends if its disk refuses it."""
+        async with self._joining:
+            try:
+                yield
+            except DiskFailed as error:
+                self._replica.fail(error)
+                raise
 
     async def add_peer(
         self, node_id: str, address: str, *, wait: bool, preflight: bool
@@ -355,7 +367,7 @@ class Node:
         await self._replica.receive([m for m in messages if not isinstance(m, InstallSnapshot)])
 
     async def adopt(self, cluster_id: str) -> None:
-        async with self._joining:
+        async with self._joins():
             if not self._store.identity.cluster_id:
                 await self._store.join(cluster_id)
                 _log.info("cluster_joined", cluster_id=cluster_id)

@@ -310,6 +310,10 @@ class Replica:
         _log.error("disk_failed", error=error.message)
         self.raft.write_failed(now)
         self._failure = error
+
+    def fail(self, error: DiskFailed) -> None:
+        """The disk has refused a write that was not the core's; the core's would fail too."""
+        self.post(partial(self._write_failed, error))
         self.applier.give_up(error.message)
         while self._proposals:
             self._proposals.popleft().promise.fail(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 from attrs import evolve, field, frozen
 
@@ -38,16 +39,20 @@ class Configuration:
         ids = [member.id for member in self.members]
         assert len(set(ids)) == len(ids), f"duplicate member ids: {ids}"
 
-    @property
+    @cached_property
     def voters(self) -> frozenset[str]:
         return frozenset(member.id for member in self.members if member.voter)
 
-    @property
+    @cached_property
     def ids(self) -> frozenset[str]:
         return frozenset(member.id for member in self.members)
 
+    @cached_property
+    def _by_id(self) -> dict[str, Member]:
+        return {member.id: member for member in self.members}
+
     def get(self, node_id: str) -> Member | None:
-        return next((member for member in self.members if member.id == node_id), None)
+        return self._by_id.get(node_id)
 
     def get_instance(self, node_id: str, instance: str) -> Member | None:
         """As `get`, but not an earlier node of that name; an empty instance stands for any.

@@ -65,6 +65,8 @@ class Log:
 
     def term_at(self, index: int) -> int | None:
         """The term of the entry at `index`; None if it is compacted away or beyond the end."""
+        if self._tail_first <= index <= self.last_index:
+            return self._tail[index - self._tail_first].term
         if index == self.base_index:
             return self.base_term
         if not self.first_index <= index <= self.last_index:
