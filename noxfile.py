@@ -49,6 +49,13 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant the known mistakes one by one; the arguments are those of tests/mutants/run.py."""
+    install(session, "test")
+    session.run("python", "-m", "tests.mutants.run", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """The sdist and the wheel, in dist/."""
     session.install("build")

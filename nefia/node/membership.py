@@ -7,6 +7,7 @@ than the log, and the waiting afterwards.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from attrs import evolve, frozen
 from nefia.clock import NodeClock, sleep
 from nefia.errors import (
     NotInitialized,
+    NotLeader,
     NotMember,
     OtherCluster,
     OutcomeUnknown,
@@ -136,7 +138,8 @@ class Membership:
             welcome = None if member.instance else self.met(member.id)
             if welcome is not None:
                 known = evolve(member, instance=welcome.instance_id)
-                self.replica.raft.change(now, self._configuration.with_member(known))
+                with suppress(NotLeader):  # no longer, at this very moment
+                    self.replica.raft.change(now, self._configuration.with_member(known))
                 return
 
     # Removing.

@@ -181,7 +181,8 @@ class Cluster:
             try:
                 await lead(term)
             finally:
-                begun.periods[-1][1] = trio.current_time()
+                # Whoever is killed while it is stopped has acted until it was stopped.
+                begun.periods[-1][1] = min(begun.periods[-1][1], trio.current_time())
                 process.leadership = None
 
         replica._lead = watched

@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import trio
+from attrs import evolve
 
 from nefia.errors import (
     AlreadyInitialized,
@@ -317,3 +318,26 @@ async def test_a_wiped_node_is_refused_until_it_is_added_again(cluster: Cluster)
     assert cluster.up["n3"].raft.log.last_index, "it became a voter without a log"
     await cluster.until(cluster.is_calm, 10)
     assert len(cluster.digests()) == 1
+
+
+async def test_a_node_whose_disk_refuses_to_join_ends_and_joins_later(nodes: Cluster) -> None:
+    """Its store refuses every further write, so that nothing but a new start helps (seed 37)."""
+    await nodes.form("n1")
+    await nodes.start("n2")
+    nodes.disks["n2"].fail(full=True)
+    await nodes.ask("n1", "add_peer", id="n2", addr="n2:9700", wait=False)
+    await nodes.until(lambda: "n2" in nodes.failures)
+    await nodes.restart("n2")
+    await nodes.until(lambda: nodes.members().get("n2"))
+
+
+async def test_a_leader_may_lose_its_lease_while_it_records_an_instance(nodes: Cluster) -> None:
+    """That ends its leadership, not its process (seed 1029)."""
+    await nodes.form("n1", "n2")
+    process = nodes.up["n1"]
+    params = {"id": "n3", "addr": "nowhere:1", "wait": False, "preflight": False}
+    await nodes.ask("n1", "add_peer", **params)
+    membership = evolve(process.node._membership, met=lambda _: process.node._mesh.met("n2"))
+    membership.record_instances(process.clock.now() + 10)
+    assert process.raft.leader is None
+    assert process.raft.log.configuration.members[-1].instance == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define
 
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry

@@ -23,6 +23,9 @@ QUEUES = ("default", "other")
 KNOWN = 12
 """Of tasks and sessions, the newest so many are asked for."""
 
+SETTLED = ("not_found", "conflict", "lease_lost")
+"""Errors that another attempt would not change."""
+
 WEIGHTS = {
     "queue_push": 5,
     "queue_claim": 5,
@@ -65,7 +68,8 @@ class Client:
         random = self._random
         match action:
             case "queue_push":
-                args = {"payload": f"{self.name}.{self._count}", "queue": random.choice(QUEUES)}
+                args: dict[str, Json] = {"payload": f"{self.name}.{self._count}"}
+                args["queue"] = random.choice(QUEUES)
                 args["priority"] = random.choice([0, 0, 0, 1])
                 if random.random() < 0.1:
                     args["key"] = f"key {random.randint(1, 5)}"
@@ -132,9 +136,6 @@ class Client:
                     return None
             await trio.sleep(self._random.uniform(*RETRY_SECONDS))
         return None
-
-
-SETTLED = ("not_found", "conflict", "lease_lost")
 
 
 class Operator:

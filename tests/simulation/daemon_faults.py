@@ -105,6 +105,7 @@ class Faults:
             self._crash(name)
             disk.damaged = self.random.randint(1, disk.last_index)
             self.world.journal.record(name, f"entry {disk.damaged} is damaged")
+            self.world.journal.count("entries damaged")
 
     def _pause(self, name: str | None) -> None:
         if name is None or name in self.world.paused:
@@ -215,6 +216,7 @@ class Faults:
         longest = world.scenario.options.heartbeat_timeout * CALM_DELAY
         world.network.delay_seconds = min(world.network.delay_seconds, longest)
         world.network.jitter_seconds = min(world.scenario.jitter, longest)
+        world.network.every_port = True  # else a move half done leaves nodes that are not connected
         world.apply_blocks()
 
     def _mend(self, name: str) -> None:

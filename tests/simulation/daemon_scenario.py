@@ -11,6 +11,10 @@ from nefia.raft.options import Options
 MAX_SIZE = 5
 MAX_CLOCK_DRIFT = 0.01
 FAULT_CHANCE = 0.45
+CHANGE_CHANCE = 0.6
+"""That a seed has a kind of them."""
+PACES = (1.0, 2.0, 2.0, 4.0)
+"""By which the intervals between faults are stretched: a cluster has to work, too."""
 
 FAULT_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
     "crash": (3.0, 20.0),
@@ -71,14 +75,16 @@ def draw(seed: int, seconds: float) -> Scenario:
     size = random.choice([1, 2, 3, 3, 3, 4, 5, MAX_SIZE])
     timeout = random.choice([1.0, 1.0, 1.0, 0.5])
 
-    def mix(intervals: dict[str, tuple[float, float]], chance: float) -> list[tuple[str, float]]:
+    def mix(
+        intervals: dict[str, tuple[float, float]], chance: float, pace: float
+    ) -> list[tuple[str, float]]:
         return [
-            (kind, random.uniform(*bounds))
+            (kind, pace * random.uniform(*bounds))
             for kind, bounds in intervals.items()
             if random.random() < chance
         ]
 
-    changes = mix(CHANGE_INTERVALS_SECONDS, 0.6) if random.random() < 0.7 else []
+    changes = mix(CHANGE_INTERVALS_SECONDS, CHANGE_CHANCE, 1.0) if random.random() < 0.7 else []
     if changes and "add" not in dict(changes):  # else the cluster would only shrink
         changes.append(("add", 2.0))
     return Scenario(
@@ -95,6 +101,6 @@ def draw(seed: int, seconds: float) -> Scenario:
         rates=tuple(1 + random.uniform(-1, 1) * MAX_CLOCK_DRIFT for _ in range(size)),
         clients=random.randint(4, 8),
         client_rate=random.uniform(0.4, 2.0),
-        faults=tuple(mix(FAULT_INTERVALS_SECONDS, FAULT_CHANCE)),
+        faults=tuple(mix(FAULT_INTERVALS_SECONDS, FAULT_CHANCE, random.choice(PACES))),
         changes=tuple(changes),
     )

@@ -239,9 +239,7 @@ class World(Cluster):
 
     def named(self) -> set[str]:
         """Members of any configuration that is, or may yet be, in force."""
-        return {
-            node_id for c in self.checkers.undecided_configurations() for node_id in c.ids
-        }
+        return {node_id for c in self.checkers.undecided_configurations() for node_id in c.ids}
 
     def can_spare(self, name: str) -> bool:
         """Whether an undamaged majority of every configuration is left without `name`."""

@@ -10,7 +10,9 @@ after its call, or never. A client goes on after that, so that its operations th
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf
 from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -43,6 +45,17 @@ class Operation:
     def pending(self) -> bool:
         return self.returned is None
 
+    @property
+    def latest(self) -> float:
+        """By when it has taken effect, if ever."""
+        return inf if self.returned is None else self.returned
+
+    @property
+    def refusal(self) -> str | None:
+        """The code of the error that it was answered."""
+        code: str | None = self.result.get("error") if isinstance(self.result, dict) else None
+        return code
+
     def to_line(self) -> str:
         values = (self.client, self.op, self.args, self.call, self.returned, self.result)
         return json.dumps(dict(zip(FIELDS, values, strict=True)), allow_nan=False)
@@ -61,6 +74,17 @@ class Operation:
             result=fields["result"],
             returned=fields["return"],
         )
+
+
+def canonical(value: Json) -> str:
+    """Equal values have equal texts."""
+    return json.dumps(value, sort_keys=True)
+
+
+def repeated_requests(history: Iterable[Operation]) -> frozenset[str]:
+    """The request ids that were used more than once: the only ones worth remembering."""
+    used = Counter(operation.args.get("request_id", "") for operation in history)
+    return frozenset(request for request, times in used.items() if request and times > 1)
 
 
 def pending_from(operation: Operation) -> Operation:

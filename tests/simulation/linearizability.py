@@ -234,9 +234,7 @@ def _until(operations: Sequence[Operation], last: Operation) -> list[Operation]:
     end = last.returned
     assert end is not None
     return [
-        pending_from(each) if each.returned is None or each.returned > end else each
-        for each in operations
-        if each.call <= end
+        pending_from(each) if each.latest > end else each for each in operations if each.call <= end
     ]
 
 

@@ -10,7 +10,6 @@ then consecutive, and a change that was applied twice leaves a gap that nothing 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, Self, TypeAlias, TypeVar
 
@@ -18,11 +17,13 @@ from attrs import evolve, field, frozen
 from immutables import Map
 
 from nefia.state.commands import DEFAULT_LEASE_MS, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE
-from nefia.units import parse_duration
-from tests.simulation.history import Json, Operation
+from nefia.units import format_duration, parse_duration
+from tests.simulation.history import Json, Operation, canonical, repeated_requests
 
 CLOCK_TOLERANCE = 0.03
 """By how much of its length a lease or delay may seem too short: the nodes' clocks differ."""
+
+DEFAULT_LEASE = format_duration(DEFAULT_LEASE_MS / 1000)
 
 REFUSALS = ("not_found", "conflict", "lease_lost")
 """What the state itself may answer. Any other error says that nothing was done."""
@@ -30,8 +31,6 @@ REFUSALS = ("not_found", "conflict", "lease_lost")
 READS = ("session_get", "queue_get")
 NOT_MODELLED = ("queue_cancel", "queue_retry")
 SEVERAL = frozenset({"tasks", "limit"})
-"""Parameters that make an action one on several tasks."""
-
 NOT_CONTENT = ("request_id", "forward", "consistency", "wait")
 
 Answer: TypeAlias = object
@@ -52,15 +51,6 @@ S = TypeVar("S", bound=Remembers)
 Outcome: TypeAlias = tuple[S, Answer]
 
 
-def canonical(value: Json) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def refusal_of(operation: Operation) -> str | None:
-    result = operation.result
-    return result.get("error") if isinstance(result, dict) else None
-
-
 def judged(history: Iterable[Operation], actions: Collection[str]) -> list[Operation]:
     """Those of `actions` that promise anything: no local reads, and nothing that was not done."""
     return [
@@ -68,13 +58,16 @@ def judged(history: Iterable[Operation], actions: Collection[str]) -> list[Opera
         for operation in history
         if operation.op in actions
         and operation.args.get("consistency") != "local"
-        and refusal_of(operation) in (None, *REFUSALS)
+        and operation.refusal in (None, *REFUSALS)
         and not (operation.pending and operation.op in READS)
     ]
 
 
+@frozen
 class _Model(Generic[S]):
-    """Answers requests, and repeated ones as the first time."""
+    """Answers requests, and repeated ones as the first time. `repeated`: see `knowing`."""
+
+    repeated: frozenset[str] = frozenset()
 
     def _perform(self, state: S, operation: Operation) -> Iterable[Outcome[S]]:
         """Each way in which it may go. Of several with one answer only the first counts."""
@@ -89,12 +82,12 @@ class _Model(Generic[S]):
             outcomes.setdefault(answer, after)
         if operation.pending:
             return list(outcomes.values())
-        answer = refusal_of(operation) or self._shown(operation.result)
+        answer = operation.refusal or self._shown(operation.result)
         return [outcomes[answer]] if answer in outcomes else []
 
     def _answers(self, state: S, operation: Operation) -> Iterator[Outcome[S]]:
         request = operation.args.get("request_id")
-        if not request:
+        if request not in self.repeated:
             for after, answer in self._perform(state, operation):
                 if not (operation.pending and answer in REFUSALS):  # Nobody can tell.
                     yield after, answer
@@ -110,7 +103,7 @@ class _Model(Generic[S]):
             yield evolve(after, requests=requests), answer
 
     def knowing(self, operations: Sequence[Operation]) -> Self:
-        return self
+        return evolve(self, repeated=repeated_requests(operations))
 
     def helps(self, pending: Operation, following: Sequence[Operation]) -> bool:
         return True
@@ -149,6 +142,7 @@ class SessionState(Remembers):
     opened: bool = False
 
 
+@frozen
 class SessionModel(_Model[SessionState]):
     """`session_open`, `_get`, `_touch`, `_update` and `_close`, with whole ids, without times."""
 
@@ -164,7 +158,7 @@ class SessionModel(_Model[SessionState]):
                 parts.setdefault(operation.args["id"], []).append(operation)
             elif operation.pending:
                 unknown.append(operation)
-            elif refusal_of(operation) is None:
+            elif operation.refusal is None:
                 session_id = operation.result["session"]["id"]
                 parts.setdefault(session_id, []).append(operation)
                 opened[session_id] = operation.args.get("request_id", "")
@@ -306,21 +300,14 @@ class QueueState(Remembers):
 
     def put(self, task: Task) -> QueueState:
         at = task.shown.number - 1
-        if at < len(self.tasks) and self.tasks[at] is task:
-            return self
         return evolve(self, tasks=(*self.tasks[:at], task, *self.tasks[at + 1 :]))
 
 
 def _task_of(operation: Operation) -> Mapping[str, Json] | None:
     """The task in its answer."""
-    if operation.pending or refusal_of(operation) is not None:
+    if operation.pending or operation.refusal is not None:
         return None
-    task: Mapping[str, Json] | None = operation.result["task"]
-    return task
-
-
-def _latest(operation: Operation) -> float:
-    return float("inf") if operation.returned is None else operation.returned
+    return operation.result["task"]  # type: ignore[no-any-return]
 
 
 def _earliest_end(operation: Operation, seconds: float) -> float:
@@ -329,16 +316,14 @@ def _earliest_end(operation: Operation, seconds: float) -> float:
 
 
 def _earliest_lease_end(operation: Operation) -> float:
-    lease = operation.args.get("lease")
-    seconds = DEFAULT_LEASE_MS / 1000 if lease is None else parse_duration(lease)
-    return _earliest_end(operation, seconds)
+    return _earliest_end(operation, parse_duration(operation.args.get("lease") or DEFAULT_LEASE))
 
 
 def _with_age(task: Task, operation: Operation) -> Iterator[Task]:
     """The task, and what it may have become without anybody's doing."""
     yield task
     shown, lease_to = task.shown, task.lease_to
-    if shown.state == "leased" and lease_to is not None and lease_to <= _latest(operation):
+    if shown.state == "leased" and lease_to is not None and lease_to <= operation.latest:
         state = "dead" if shown.attempt >= shown.new.max_attempts else "pending"
         yield evolve(task, shown=evolve(shown, state=state))
 
@@ -377,14 +362,16 @@ class QueueModel(_Model[QueueState]):
                 claims.setdefault(task["token"], (number, task["worker"]))
                 if operation.op == "queue_claim":
                     answered.setdefault(task["token"], operation.args.get("request_id", ""))
-        return QueueModel(tasks, claims, answered)
+        return QueueModel(repeated_requests(operations), tasks, claims, answered)
 
     def helps(self, pending: Operation, following: Sequence[Operation]) -> bool:
         """An answer to a claim matters for its task alone, a failure for all later claims too."""
         if pending.op in ("queue_push", "queue_claim"):
             return True
         request = pending.args.get("request_id")
-        if request and any(each.args.get("request_id") == request for each in following):
+        if request in self.repeated and any(
+            each.args.get("request_id") == request for each in following
+        ):
             return True
         if pending.op == "queue_fail" and any(each.op == "queue_claim" for each in following):
             return True
@@ -430,7 +417,7 @@ class QueueModel(_Model[QueueState]):
                 continue
             for task in _with_age(candidate, operation):
                 ready_from = task.ready_from or 0.0
-                if task.shown.state == "pending" and ready_from <= _latest(operation):
+                if task.shown.state == "pending" and ready_from <= operation.latest:
                     shown = evolve(
                         task.shown,
                         state="leased",
@@ -466,11 +453,10 @@ class QueueModel(_Model[QueueState]):
                 yield state.put(task), (task.shown, None)
 
 
-def _named(operation: Operation) -> tuple[str, ...]:
-    """The ids of the tasks that it is about, as far as is known."""
-    task = _task_of(operation)
-    answered = () if task is None else (task["id"],)
-    return (*answered, operation.args.get("id", ""))
+def _named(operation: Operation) -> tuple[str, str]:
+    """The ids of tasks in its answer and in its parameters."""
+    task = _task_of(operation) or {}
+    return task.get("id", ""), operation.args.get("id", "")
 
 
 def _is_wanted(new: NewTask, args: Args) -> bool:

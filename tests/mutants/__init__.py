@@ -1,0 +1,1 @@
+"""Does anything notice? Each mistake that Raft implementations make, planted once (DESIGN.md)."""

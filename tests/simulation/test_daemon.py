@@ -1,0 +1,67 @@
+"""A modest share of `python -m tests.simulation.run --kind daemon`; a seed is a history."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.daemon_simulator import simulate
+
+BATCHES, SEEDS_PER_BATCH, SECONDS = 4, 5, 20.0
+ROOT = Path(__file__).parents[2]
+
+HASH_OF_A_SEED = """
+from tests.simulation.daemon_simulator import simulate
+print(simulate({seed}, 8.0).trace_hash)
+"""
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_all_promises_hold(batch: int) -> None:
+    first = batch * SEEDS_PER_BATCH
+    counts: Counter[str] = Counter()
+    for seed in range(first, first + SEEDS_PER_BATCH):
+        report = simulate(seed, SECONDS)
+        counts += report.counts
+        replay = f"--kind daemon --seed {seed} --seconds {SECONDS:g} --transcript"
+        assert not report.violation, (
+            f"{report.violation}\nreplay: python -m tests.simulation.run {replay}"
+        )
+    # Promises are easily kept by a cluster in which nothing happens.
+    assert counts["elections won"] > SEEDS_PER_BATCH
+    assert counts["entries committed"] > 100
+    assert counts["operations judged"] > 500
+    assert counts["histories linearizable"] > SEEDS_PER_BATCH
+
+
+@pytest.mark.parametrize("seed", [10, 13])
+def test_a_seed_is_one_history_whatever_the_hash_seed(seed: int) -> None:
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", HASH_OF_A_SEED.format(seed=seed)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(hashes) == 1
+
+
+def test_the_state_does_not_depend_on_wall_clocks() -> None:
+    """The trace has the digest of the state after each entry."""
+    seed = 2
+    jumping = simulate(seed, 10.0)
+    assert jumping.counts["fault wall_jump"] > 1
+    assert simulate(seed, 10.0, wall_jumps=False).trace_hash == jumping.trace_hash
+
+
+def test_another_seed_is_another_history() -> None:
+    assert simulate(1, 3.0).trace_hash != simulate(2, 3.0).trace_hash
