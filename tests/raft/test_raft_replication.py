@@ -6,7 +6,7 @@ import pytest
 
 from nefia.errors import NotLeader
 from nefia.raft.core import Raft
-from nefia.raft.entries import Entry
+from nefia.raft.entries import Entry, SnapshotMeta
 from nefia.raft.messages import AppendEntries, AppendReply, InstallSnapshot, InstallSnapshotReply
 from tests.raft.raft_cluster import Cluster, members, snapshot_at
 
@@ -338,6 +338,23 @@ def test_a_snapshot_of_what_is_there_already_cuts_nothing_off() -> None:
     assert raft.log.last_index == 4
     assert raft.commit_index == 3
     assert [m.match_index for m in said if isinstance(m, InstallSnapshotReply)] == [3]
+
+
+def test_entries_that_a_snapshot_holds_are_not_applied_as_well() -> None:
+    """5.3: "the snapshot will contain new information", and the state is replaced by it whole.
+
+    Entries 2 and 3 are committed, and the driver has not come for them when the snapshot comes.
+    """
+    cluster, raft = follower(9, 9)
+    raft.step(cluster.now, append((3, 9), commit=3))
+    snapshot = SnapshotMeta(50, 9, members("abc"), 1)
+    raft.step(
+        cluster.now, InstallSnapshot(sender="b", recipient="a", term=9, snapshot=snapshot, round=1)
+    )
+    assert raft.applied_index == raft.commit_index == 50
+    effects = raft.take()
+    assert effects.restore == snapshot
+    assert effects.committed == ()
 
 
 def test_a_compacted_log_answers_appends_that_begin_before_it() -> None:

@@ -87,7 +87,9 @@ class SimulatedDisk:
         if newest and newest.meta.index >= self.base_index:
             meta = newest.meta
             if self.term_at(meta.index) != meta.term:
-                self.apply(Write(sequence=0, snapshot=meta))
+                # The term may not be durable yet either; no vote of it was given then.
+                newer = HardState(meta.term) if meta.term > self.hard_state.term else None
+                self.apply(Write(sequence=0, hard_state=newer, snapshot=meta))
         tail = self.entries[-random.randint(1, 50) :]
         starts = [
             (entry.index, entry.term)
