@@ -230,6 +230,7 @@ class Acceptor:
                 other.scope.cancel()
         if link := self._links.get(inbound.peer):
             link.opened(inbound, inbound.hello.incarnation)
+            link.announced = inbound.hello.address
             link.kick()
         else:
             self._setting.events.stranger_met(inbound.peer, inbound.hello.address)

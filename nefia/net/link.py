@@ -74,6 +74,10 @@ class Link:
         self.presence = Presence()
         self.welcome: Welcome | None = None
         """The latest on any lane."""
+        self.announced = ""
+        """Where the peer itself says that it can be dialled; empty if it has not said so."""
+        self.reached_at = target.address
+        """Where it was found last."""
         self._setting = setting
         self._lanes = [_DialledLane(self, setting, n) for n in range(setting.lane_count)]
         self._tried = False
@@ -103,6 +107,16 @@ class Link:
             error=self._error if up < len(self._lanes) else "",
             said_goodbye=self.presence.said_goodbye,
         )
+
+    def address(self, attempt: int) -> str:
+        """Where to dial: in turn where the peer should be and where it says it is.
+
+        A member may have come back at another address, which the configuration can only learn from
+        a leader, for whom that member's vote may be needed.
+        """
+        known = self.target.address
+        choices = [known, self.announced] if self.announced not in ("", known) else [known]
+        return choices[attempt % len(choices)]
 
     @property
     def channels(self) -> list[Channel]:
@@ -217,11 +231,13 @@ class _DialledLane:
         hello = hello_to(setting.local(), RAFT, link.peer, link.target.instance, lane=self._number)
         deadline = setting.clock.now() + setting.attempt_seconds
         try:
-            channel, welcome = await reach(setting, link.target.address, hello, deadline)
+            address = link.address(self._failures)
+            channel, welcome = await reach(setting, address, hello, deadline)
         except NefiaError as error:
             link.attempt_failed(error)
             return None
         up_at = setting.clock.now()
+        link.reached_at = address
         self.channel = channel
         if link.leaving:
             channel.post(Kind.GOODBYE)

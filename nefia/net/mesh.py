@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import trio
+from attrs import evolve
 from trio.abc import Listener, Stream
 
 from nefia.clock import NodeClock
@@ -92,6 +93,7 @@ class Mesh:
         self._links[link.peer] = link
         for inbound in self._acceptor.lanes_of(link.peer):
             link.opened(inbound, inbound.hello.incarnation)
+            link.announced = inbound.hello.address
         if self._nursery is not None:
             self._nursery.start_soon(link.run)
 
@@ -112,8 +114,11 @@ class Mesh:
         been sent, TooLarge, and OutcomeUnknown when it may have arrived.
         """
         link = self._links.get(peer)
-        target = PeerTarget(address) if address else link.target if link else None
-        if target is None:
+        if address:
+            target = PeerTarget(address)
+        elif link:
+            target = evolve(link.target, address=link.reached_at)
+        else:
             raise PeerUnreachable(f"no address of {peer} is known")
         return await dialling.ask(self._setting, peer, target, request, timeout_seconds)
 

@@ -396,6 +396,8 @@ class Node:
         self._replica.post(self._membership.record_instances)
 
     def peer_tried(self, peer: str) -> None:
+        if self._mesh.met(peer) is None:
+            self._addresses.drop_guest(peer)
         if peer in self._untried:
             self._untried.discard(peer)
             if not self._untried:

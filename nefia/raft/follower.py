@@ -56,6 +56,10 @@ class Follower:
         match_index += len(entries)
         # Only what this message has verified may be committed, not what lies behind it.
         self._raft.advance_commit(min(message.commit_index, match_index))
+        if self._raft.write_hangs:
+            # Who can store nothing must not keep a leader in power that needs it for a majority:
+            # others, who can, may have lost that leader.
+            return None
         self._raft.send(
             AppendReply(
                 sender=self._raft.node_id,

@@ -30,6 +30,7 @@ class Recorder:
         self.broken: list[str] = []
         self.lost: list[tuple[str, float]] = []
         self.reports: list[tuple[str, dict[str, object]]] = []
+        self.strangers: list[tuple[str, str]] = []
         self.requests: list[tuple[str, bytes]] = []
         self.adopted: list[str] = []
         self.before_receive: Callable[[Sequence[Message]], Awaitable[None]] | None = None
@@ -62,7 +63,7 @@ class Recorder:
         )
 
     def stranger_met(self, peer: str, address: str) -> None:
-        self.strangers = [*getattr(self, "strangers", []), (peer, address)]
+        self.strangers.append((peer, address))
 
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         assert welcome.node_id == peer

@@ -98,6 +98,14 @@ async def test_another_address_changes_the_address(cluster: Cluster) -> None:
     assert len(cluster.digests()) == 1
 
 
+async def test_a_member_elsewhere_than_configured_is_answered_where_it_is(cluster: Cluster) -> None:
+    """Else its vote, where it is needed, is asked for in vain, and no leader can correct that."""
+    cluster.crash("n3")
+    await cluster.start("n3", address="n3:9800")
+    cluster.crash("n1")
+    await cluster.push(await cluster.new_leader("n1"), "after the move")
+
+
 @pytest.mark.parametrize("preflight", [True, False])
 async def test_two_adds_of_the_same_node_at_once(nodes: Cluster, preflight: bool) -> None:
     """Whichever is first: the other may be refused, and must not take the vote away again."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from attrs import evolve
 
-from nefia.raft.entries import HardState
+from nefia.raft.core import Raft
+from nefia.raft.entries import Entry, HardState
 from nefia.raft.messages import (
     AppendEntries,
+    AppendReply,
     Message,
     PreVote,
     PreVoteReply,
@@ -15,9 +19,9 @@ from nefia.raft.messages import (
     TimeoutNow,
     VoteReply,
 )
-from nefia.raft.options import RANK_JITTER_SECONDS, RANK_STAGGER_SECONDS
+from nefia.raft.options import RANK_JITTER_SECONDS, RANK_STAGGER_SECONDS, Options
 from nefia.raft.roles import Role
-from tests.raft.raft_cluster import Cluster, members
+from tests.raft.raft_cluster import Cluster, log_of, members
 
 
 def request(
@@ -412,3 +416,36 @@ def test_who_cannot_write_does_not_campaign() -> None:
     cluster.cut("a", "bc")
     cluster.pass_time(4.0)
     assert not cluster.said("b", PreVote)
+
+
+def test_who_can_store_nothing_does_not_keep_a_leader_in_power() -> None:
+    """Found by the daemon simulator (seed 3 of 40 s): a leader that needs it for its majority could
+    commit nothing, and would not step down for the others, who could."""
+    raft = Raft(
+        node_id="a",
+        options=Options(),
+        random=Random(1),
+        now=0.0,
+        hard_state=HardState(1),
+        log=log_of(members("abc"), 1),
+    )
+    entry = Entry(3, 1, b"x")
+    raft.step(0.0, heartbeat(2, entries=(entry,)))
+    assert raft.take().write is not None  # and it never comes back
+    raft.step(0.9, heartbeat(2))
+    assert [type(message) for message in raft.take().send] == [AppendReply]
+    raft.step(1.1, heartbeat(2))
+    assert raft.take().send == ()
+
+
+def heartbeat(prev: int, entries: tuple[Entry, ...] = ()) -> AppendEntries:
+    return AppendEntries(
+        sender="b",
+        recipient="a",
+        term=1,
+        prev_log_index=prev,
+        prev_log_term=1,
+        entries=entries,
+        commit_index=0,
+        round=1,
+    )

@@ -206,14 +206,28 @@ class Operator:
         await self._order("transfer_leader", **({"to": to} if to else {}))
 
     async def _move(self) -> None:
-        """A node gets another address; the leader is told before or after it has it."""
+        """A node gets another address; the leader is told before or after it has it.
+
+        Two that move before each knows where the other is do not reach each other any more.
+        """
         world, name = self._world, self._any_member()
+        if not self._everybody_knows_where_the_others_are():
+            return
         self._moves += 1
         world.addresses[name] = f"{name}:{9700 + self._moves}"
         if name in world.up and name not in world.paused:
             world.bring_down(name)
             world.revive_later(name, self._random.uniform(0.02, 0.5))
         await self._add(name)
+
+    def _everybody_knows_where_the_others_are(self) -> bool:
+        world = self._world
+        configurations = [process.raft.log.configuration for process in world.up.values()]
+        return world.named() <= world.up.keys() and all(
+            member.address == world.addresses[member.id]
+            for configuration in configurations
+            for member in configuration.members
+        )
 
     async def _replace(self, name: str | None = None) -> None:
         """Remove a node, empty its disk, and add it again."""

@@ -216,7 +216,6 @@ class Faults:
         longest = world.scenario.options.heartbeat_timeout * CALM_DELAY
         world.network.delay_seconds = min(world.network.delay_seconds, longest)
         world.network.jitter_seconds = min(world.scenario.jitter, longest)
-        world.network.every_port = True  # else a move half done leaves nodes that are not connected
         world.apply_blocks()
 
     def _mend(self, name: str) -> None:

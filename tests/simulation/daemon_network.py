@@ -83,17 +83,13 @@ class SlowStream(MemoryStream):
 
 
 class SlowNetwork(MemoryNetwork):
-    """`delay_seconds` is the least that anything takes, `jitter_seconds` what comes on top.
-
-    `every_port`: a node listens at all its addresses, those it had before or is to have included.
-    """
+    """`delay_seconds` is the least that anything takes, `jitter_seconds` what comes on top."""
 
     def __init__(self, random: Random, delay_seconds: float, jitter_seconds: float) -> None:
         super().__init__()
         self.random = random
         self.delay_seconds = delay_seconds
         self.jitter_seconds = jitter_seconds
-        self.every_port = False
 
     def latency(self) -> float:
         return self.delay_seconds + self.jitter_seconds * self.random.random() ** 2
@@ -115,9 +111,6 @@ class SlowNetwork(MemoryNetwork):
         while {(source, target), (target, source)} & self.silent:
             await self._moved.park()
         listener = self.listeners.get(address)
-        if listener is None and self.every_port:
-            ours = [at for at in self.listeners if at.startswith(f"{target}:")]
-            listener = self.listeners[ours[0]] if ours else None
         if listener is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
         there, back = _SlowPipe(self, source, target), _SlowPipe(self, target, source)
