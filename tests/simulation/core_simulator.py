@@ -151,11 +151,20 @@ class Simulator:
             self.run_until(self.now + POLL_SECONDS)
             if self.workload.probe():
                 return (self.now - begun) / timeout
+        if self._is_outgrown(quorum):
+            self.count("healed majorities outgrown by a promotion")
+            return RECOVERY_TIMEOUTS
         states = {n.id: n.raft and n.raft.state_name for n in self.nodes.values()}
         raise Violation(
             f"{sorted(quorum)} reach each other, but nothing was committed in "
             f"{RECOVERY_TIMEOUTS} election timeouts: {states}"
         )
+
+    def _is_outgrown(self, quorum: set[str]) -> bool:
+        """Whether the healed are no majority any more: a learner whose acknowledgements were still
+        under way when it broke for good may have been made a voter since."""
+        configurations = self.checkers.undecided_configurations()
+        return any(len(quorum & c.voters) < majority(c.voters) for c in configurations)
 
     def outsiders(self) -> list[str]:
         """Nodes whose removal is decided, if they ever were members: they may be wiped."""
