@@ -153,7 +153,7 @@ class Simulator:
                 return (self.now - begun) / timeout
         if self._is_outgrown(quorum):
             self.count("healed majorities outgrown by a promotion")
-            return RECOVERY_TIMEOUTS
+            return 0.0
         states = {n.id: n.raft and n.raft.state_name for n in self.nodes.values()}
         raise Violation(
             f"{sorted(quorum)} reach each other, but nothing was committed in "
