@@ -299,9 +299,13 @@ class Replica:
         try:
             await self._store.write(write)
         except DiskFailed as error:
-            self.post(partial(self._write_failed, error))
+            self.fail(error)
         else:
             self.post(partial(self._persisted, write.sequence))
+
+    def fail(self, error: DiskFailed) -> None:
+        """The disk has refused a write, of the core's or another: this node must start anew."""
+        self.post(partial(self._write_failed, error))
 
     def _persisted(self, sequence: int, now: float) -> None:
         self.raft.persisted(now, sequence)
@@ -310,10 +314,6 @@ class Replica:
         _log.error("disk_failed", error=error.message)
         self.raft.write_failed(now)
         self._failure = error
-
-    def fail(self, error: DiskFailed) -> None:
-        """The disk has refused a write that was not the core's; the core's would fail too."""
-        self.post(partial(self._write_failed, error))
         self.applier.give_up(error.message)
         while self._proposals:
             self._proposals.popleft().promise.fail(error)
