@@ -295,7 +295,6 @@ class Replica:
     # Effects that wait for the disk.
 
     async def _write(self, write: Write) -> None:
-
         try:
             await self._store.write(write)
         except DiskFailed as error:
