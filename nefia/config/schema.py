@@ -225,7 +225,10 @@ class Config:
         _MINUTES, 30, "A session that nobody uses for so long is closed."
     )
     session_gc_interval_minutes: int = setting(
-        _MINUTES, 5, "How often the leader looks for sessions to close."
+        _MINUTES,
+        5,
+        "How often the leader looks for sessions to close. Without effect in this version, which "
+        "closes them within about a second.",
     )
     services: tuple[()] = field(
         default=(),

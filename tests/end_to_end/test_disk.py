@@ -1,11 +1,12 @@
-"""A disk without room, on real processes: clear errors, nothing lost, and service when there is."""
+"""A disk without room, and one that hangs, on real processes: clear errors, and nothing is lost."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ import pytest
 
 from nefia.errors import NefiaError
 from tests.end_to_end.cluster import Cluster, Daemon, all_tasks, new_cluster, until
+from tests.end_to_end.takeover import next_change
 
 FILE_SYSTEM_MIB = 40
 PAYLOAD = "x" * 100_000
 MAX_PUSHES = 2000
 
+HANG_MICROSECONDS = 30_000_000
+SYNCS = "fdatasync,fsync,msync"
+
+needs_strace = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("strace") is None,
+    reason="needs root and strace, to delay another process's system calls",
+)
 needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 
 
@@ -93,3 +102,36 @@ def test_a_leader_with_a_full_disk_makes_way(place: Path) -> None:
             kept = {task["id"] for task in all_tasks(successor)}
             assert kept >= set(pushed)
             first.kill()
+
+
+@contextmanager
+def hung_disk(daemon: Daemon) -> Iterator[None]:
+    """Every sync that the daemon begins takes for ever, until the end of the context."""
+    delay = f"inject={SYNCS}:delay_enter={HANG_MICROSECONDS}"
+    command = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={SYNCS}", "-e", delay]
+    tracer = subprocess.Popen([*command, "-p", str(daemon.pid)])
+    try:
+        until(lambda: _is_traced(daemon), "strace is attached")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait()
+
+
+def _is_traced(daemon: Daemon) -> bool:
+    """All of its threads: each one may be the one that syncs."""
+    statuses = [path.read_text() for path in Path(f"/proc/{daemon.pid}/task").glob("*/status")]
+    return bool(statuses) and not any("TracerPid:\t0\n" in status for status in statuses)
+
+
+@needs_strace
+def test_a_leader_whose_disk_hangs_makes_way_and_comes_back(cluster: Cluster) -> None:
+    leader = cluster.wait_leader()
+    with hung_disk(leader):
+        with suppress(NefiaError):  # its followers may well store and confirm it
+            leader.call("queue_push", timeout=0.2, payload="hangs")
+        next_change(cluster, without=leader)
+        until(lambda: leader.status()["state"] == "Follower", "it leads no more")
+        assert "a write to the disk hangs" in leader.log_text
+    cluster.wait_healthy()
+    cluster.wait_equal()
