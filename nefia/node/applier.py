@@ -48,13 +48,8 @@ class Applier:
     def give_up(self, why: str) -> None:
         """This node stops: tell those who wait for a change that they will not learn of it here."""
         for proposed in self._proposed.values():
-            proposed.promise.fail(
-                OutcomeUnknown(
-                    f"{why}, before the change was confirmed; it may still happen",
-                    hint="repeat it with the same request id: it cannot happen twice",
-                    request_id=proposed.change.request_id or None,
-                )
-            )
+            told = f"{why}, before the change was confirmed"
+            proposed.promise.fail(may_still_happen(told, proposed.change.request_id))
         self._proposed.clear()
 
     def answer_at(self, index: int, promise: Promise[Machine]) -> None:
@@ -95,6 +90,15 @@ def _decode(index: int, payload: bytes) -> Change:
             hint="run the newest version of nefia that any node of the cluster runs",
             index=index,
         ) from error
+
+
+def may_still_happen(what: str, request_id: str) -> OutcomeUnknown:
+    """The error for a change that is in the log, and that nobody here will learn the end of."""
+    return OutcomeUnknown(
+        f"{what}; it may still happen",
+        hint="repeat it with the same request id: it cannot happen twice",
+        request_id=request_id or None,
+    )
 
 
 def overtaken() -> NotLeader:

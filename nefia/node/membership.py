@@ -16,7 +16,6 @@ from attrs import evolve, frozen
 
 from nefia.clock import NodeClock, sleep
 from nefia.errors import (
-    NotInitialized,
     NotLeader,
     NotMember,
     OtherCluster,
@@ -255,11 +254,7 @@ class Membership:
 
     def _require_leader(self) -> None:
         raft = self.replica.raft
-        if not raft.log.configuration.members:
-            raise NotInitialized(
-                "this node belongs to no cluster yet",
-                hint="run nefia cluster init here for a new one, or add-peer on the leader of one",
-            )
+        self.replica.require_member()
         if raft.leader is None:
             raise self.replica.not_leader()
 

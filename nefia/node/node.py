@@ -23,7 +23,6 @@ from nefia.errors import (
     NewerFormat,
     NoLeader,
     NoQuorum,
-    NotInitialized,
     OutcomeUnknown,
     PeerUnreachable,
 )
@@ -33,7 +32,7 @@ from nefia.net.mesh import Mesh
 from nefia.net.network import Network
 from nefia.node import report
 from nefia.node.addresses import AddressBook
-from nefia.node.applier import Applier
+from nefia.node.applier import Applier, may_still_happen
 from nefia.node.discovery import Discovery
 from nefia.node.founding import first_configuration, found_cluster, join_own_cluster
 from nefia.node.housekeeping import Housekeeping
@@ -200,7 +199,7 @@ class Node:
         Raises NotLeader, NoLeader, Overloaded and NoQuorum when nothing was changed, and
         OutcomeUnknown when the change was proposed and not confirmed within the apply timeout.
         """
-        self._require_member()
+        self._replica.require_member()
         promise = self._replica.propose(command, request_id)
         deadline = self._clock.now() + self._settings.apply_timeout
         with self._clock.deadline_scope(deadline):
@@ -208,18 +207,17 @@ class Node:
         if not self._replica.is_proposed(promise):
             self._replica.withdraw(promise)
             raise NoQuorum("the change waited for a transfer of leadership and was not made")
-        raise OutcomeUnknown(
-            f"the change was proposed, but not confirmed by a majority within "
-            f"{self._settings.apply_timeout:g} s; it may still happen",
-            hint="repeat it with the same request id: it cannot happen twice",
-            request_id=request_id or None,
+        raise may_still_happen(
+            "the change was proposed, but not confirmed by a majority within "
+            f"{self._settings.apply_timeout:g} s",
+            request_id,
         )
 
     async def machine(self, linearizable: bool) -> Machine:
         """The state to read from. Raises NotLeader, NoLeader, NoQuorum, Overloaded."""
         if not linearizable:
             return self._applier.machine
-        self._require_member()
+        self._replica.require_member()
         promise = self._replica.read()
         with self._clock.deadline_scope(self._clock.now() + self._settings.apply_timeout):
             return await promise.wait()
@@ -280,7 +278,7 @@ class Node:
 
     async def members(self) -> dict[str, Any]:
         """{"members": [...], "source": id, ...}: the leader's view, or one's own without it."""
-        self._require_member()
+        self._replica.require_member()
         note = None
         if self._raft.leader is None:
             try:
@@ -349,13 +347,6 @@ class Node:
             raise NefiaError.from_json(answer["error"])
         result: dict[str, Any] = answer["result"]
         return result
-
-    def _require_member(self) -> None:
-        if self._is_waiting():
-            raise NotInitialized(
-                "this node belongs to no cluster yet",
-                hint="run nefia cluster init here for a new one, or add-peer on the leader of one",
-            )
 
     def _is_waiting(self) -> bool:
         return not self._raft.log.configuration.members

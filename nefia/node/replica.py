@@ -16,7 +16,7 @@ import trio
 from attrs import frozen
 
 from nefia.clock import NodeClock, sleep
-from nefia.errors import DiskFailed, NefiaError, NoLeader, NotLeader, Overloaded
+from nefia.errors import DiskFailed, NefiaError, NoLeader, NotInitialized, NotLeader, Overloaded
 from nefia.node.applier import Applier
 from nefia.node.promise import Promise
 from nefia.raft.configuration import Configuration
@@ -175,6 +175,14 @@ class Replica:
         if self.raft.leader is not None and stamped_ms > self.cluster_clock.read(now):
             self.cluster_clock.lead(now, stamped_ms)
         return self.cluster_clock.read(now)
+
+    def require_member(self) -> None:
+        """Raises NotInitialized while this node waits to be added to a cluster, or to found one."""
+        if not self.raft.log.configuration.members:
+            raise NotInitialized(
+                "this node belongs to no cluster yet",
+                hint="run nefia cluster init here for a new one, or add-peer on the leader of one",
+            )
 
     def not_leader(self) -> NotLeader | NoLeader:
         """The error for what only the leader may do, naming the leader if one is known."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.hash_seeds import printed_under_hash_seeds
 from tests.raft.transcripts import COMMANDS, DIRECTORY, SEPARATOR, TranscriptError, parse, run
 
 TRANSCRIPTS = sorted(DIRECTORY.glob("*.txt"))
-ROOT = DIRECTORY.parents[1]
 
 ELECTION = """
 cluster a b c
@@ -125,16 +122,7 @@ def test_transcripts_are_the_same_under_every_hash_seed() -> None:
         "texts = [run(p.read_text('utf-8')) for p in sorted(DIRECTORY.glob('*.txt'))];"
         "print(hashlib.sha256(''.join(texts).encode()).hexdigest())"
     )
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    digests = printed_under_hash_seeds(code)
     assert len(digests) == 1
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from tests.hash_seeds import printed_under_hash_seeds
 from tests.simulation.core_simulator import Report, simulate
 
 BATCHES, SEEDS_PER_BATCH, SECONDS = 20, 5, 60.0
-ROOT = Path(__file__).parents[2]
 
 HASH_OF_A_SEED = """
 from tests.simulation.core_simulator import simulate
@@ -37,17 +32,7 @@ def test_all_promises_hold(batch: int) -> None:
 
 @pytest.mark.parametrize("seed", [3, 8, 13, 21, 34])
 def test_a_seed_is_one_history_whatever_the_hash_seed(seed: int) -> None:
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", HASH_OF_A_SEED.format(seed=seed)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
+    hashes = printed_under_hash_seeds(HASH_OF_A_SEED.format(seed=seed))
     assert len(hashes) == 1
 
 

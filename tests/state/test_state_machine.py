@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -28,6 +24,7 @@ from nefia.state.commands import (
 )
 from nefia.state.machine import Machine
 from nefia.state.records import KINDS, Counters, Refusal, TimeOutcome
+from tests.hash_seeds import printed_under_hash_seeds
 from tests.state.state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
 
 
@@ -194,8 +191,6 @@ def test_a_table_forgets_what_came_and_went_unseen() -> None:
     assert table.digest() == empty == 0
 
 
-ROOT = Path(__file__).parents[2]
-
 SCRIPT = """
 from tests.state.test_state_machine import busy
 driver = busy()
@@ -207,19 +202,7 @@ print(driver.machine.queue_stats(), driver.machine.list_sessions(), driver.machi
 
 
 def test_the_hash_seed_makes_no_difference() -> None:
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": str(seed),
-                "PYTHONPATH": str(ROOT),
-            },
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in (0, 1, 2)
-    }
+    outputs = printed_under_hash_seeds(SCRIPT, (0, 1, 2))
     assert len(outputs) == 1
     assert len(outputs.pop()) > 1000
 
