@@ -5,27 +5,31 @@ its fields, so that neither renaming a class nor renaming a field changes a byte
 added only at the end of a class and with a default: older bytes then still decode. A type byte is
 never given to another class. Recorded encodings of every class stand in fixtures/wire/.
 
+All but commands are attrs classes, for which cattrs calls the hooks below. Commands come by the
+ten thousand a second and are classes of msgspec's, which encode themselves in the same form.
+
 Whatever is wrong with bytes from outside, decoding them ends in one error, `Malformed`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import attrs
-import msgpack
+import msgspec
 from cattrs import Converter
-from cattrs.preconf.msgpack import make_converter
 
 from nefia.raft import messages
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry
 from nefia.raft.messages import Message
-from nefia.state import commands
-from nefia.state.commands import Change
+from nefia.state import records
+from nefia.state.commands import Batch, Change
+from nefia.state.records import Record
 
 FORMAT_VERSION = 1
 """Of the encodings in this module, for files that hold them. A file with a larger one is refused.
@@ -35,9 +39,6 @@ raft.db has a version of its own (`storage.layout`), since a child that must sta
 
 MAX_ENCODED_BYTES = 64 * 1024 * 1024
 """What `Codec.decode` looks at, at most; transports set a lower limit for their frames."""
-
-MAX_ITEMS = 65_536
-"""The length of a list or map inside a value, at most."""
 
 MAX_REASON_CHARACTERS = 200
 """Of what was wrong, in `Malformed`: some errors quote what they choked on."""
@@ -51,6 +52,8 @@ class Malformed(ValueError):
 
 
 # Strict hooks: what has the wrong type is refused, never converted.
+
+_SCALARS = frozenset({int, bool, str, bytes})
 
 
 def _exactly(kind: type) -> Callable[[object, object], object]:
@@ -71,6 +74,8 @@ def _finite(value: object, _: object) -> float:
 def _unstructure_class(cls: Any, converter: Converter) -> Hook:
     """A class becomes the tuple of its fields, in the order of their definition."""
     fields = attrs.fields(attrs.resolve_types(cls))
+    if len(fields) > 1 and all(field.type in _SCALARS for field in fields):
+        return attrgetter(*[field.name for field in fields])
     parts = [(field.name, converter.get_unstructure_hook(field.type)) for field in fields]
 
     def unstructure(value: object) -> tuple[object, ...]:
@@ -91,7 +96,17 @@ def _structure_class(cls: Any, converter: Converter) -> Callable[[object, object
         items = [hook(item, kind) for (hook, kind), item in zip(parts, value, strict=False)]
         return cls(**dict(zip(names, items, strict=False)))
 
-    return structure
+    kinds = [field.type for field in fields]
+    if any(field.kw_only or field.type not in _SCALARS for field in fields):
+        return structure
+
+    def structure_scalars(value: object, kind: object) -> object:
+        """The same where nothing has to be converted."""
+        if type(value) is list and list(map(type, value)) == kinds:
+            return cls(*value)
+        return structure(value, kind)
+
+    return structure_scalars
 
 
 def _unstructure_tuple(kind: Any, converter: Converter) -> Hook:
@@ -154,8 +169,16 @@ def _unchanged(value: T) -> T:
     return value
 
 
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _structure_struct(value: object, kind: Any) -> object:
+    return msgspec.convert(value, kind, strict=True)
+
+
 def _strict_converter() -> Converter:
-    converter = make_converter()
+    converter = Converter()
     factories = (
         (attrs.has, _unstructure_class, _structure_class),
         (_is_tuple, _unstructure_tuple, _structure_tuple),
@@ -164,9 +187,11 @@ def _strict_converter() -> Converter:
     for predicate, unstructure, structure in factories:
         converter.register_unstructure_hook_factory(predicate, unstructure)
         converter.register_structure_hook_factory(predicate, structure)
-    for scalar in (int, bool, str, bytes):
+    for scalar in _SCALARS:
         converter.register_unstructure_hook(scalar, _unchanged)
         converter.register_structure_hook(scalar, _exactly(scalar))
+    converter.register_unstructure_hook_func(_is_struct, _unchanged)
+    converter.register_structure_hook_func(_is_struct, _structure_struct)
     converter.register_unstructure_hook(float, float)
     converter.register_structure_hook(float, _finite)
     converter.register_unstructure_hook_func(_is_strings, _unchanged)
@@ -175,6 +200,8 @@ def _strict_converter() -> Converter:
 
 
 _converter = _strict_converter()
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
 
 
 # Entries and unions have a form of their own.
@@ -208,54 +235,17 @@ def _structure_entries(value: object, _: object) -> tuple[Entry, ...]:
     return entries
 
 
-def _register_union(union: Any, table: Mapping[int, type]) -> None:
-    """A member of `union` inside another value is the pair of its type number and itself."""
-    structure_hooks = {n: _converter.get_structure_hook(kind) for n, kind in table.items()}
-    unstructure_hooks = {
-        kind: (number, _converter.get_unstructure_hook(kind)) for number, kind in table.items()
-    }
-
-    def unstructure(value: object) -> tuple[int, object]:
-        number, hook = unstructure_hooks[type(value)]
-        return number, hook(value)
-
-    def structure(value: Any, _: object) -> object:
-        number, body = value
-        if type(number) is not int:
-            raise TypeError("type number expected")
-        return structure_hooks[number](body, table[number])
-
-    _converter.register_unstructure_hook_func(lambda kind: kind == union, unstructure)
-    _converter.register_structure_hook_func(lambda kind: kind == union, structure)
-
-
 _unstructure_configuration = _converter.get_unstructure_hook(Configuration)
 _structure_configuration = _converter.get_structure_hook(Configuration)
 _converter.register_unstructure_hook(Entry, _unstructure_entry)
 _converter.register_structure_hook(Entry, _structure_entry)
 _converter.register_structure_hook_func(_is_entries, _structure_entries)
 
-COMMAND_TYPES: dict[int, type] = {
-    1: commands.OpenSession,
-    2: commands.TouchSession,
-    3: commands.UpdateSession,
-    4: commands.CloseSession,
-    5: commands.PushTasks,
-    6: commands.ClaimTasks,
-    7: commands.ExtendTask,
-    8: commands.AckTask,
-    9: commands.FailTask,
-    10: commands.CancelTask,
-    11: commands.RetryTask,
-    12: commands.AdvanceTime,
-}
-_register_union(commands.Command, COMMAND_TYPES)
-
 
 # Decoding, and the codecs.
 
 
-def _untrusted(parse: Callable[[bytes], T], data: bytes) -> T:
+def _untrusted(parse: Callable[[Any], T], data: bytes | memoryview) -> T:
     """`parse(data)`; every error is the fault of `data`, whatever its class.
 
     Even an AssertionError: the values check themselves, and these were made by somebody else.
@@ -267,20 +257,11 @@ def _untrusted(parse: Callable[[bytes], T], data: bytes) -> T:
         raise Malformed(f"{len(data)} bytes do not decode: {reason}") from error
 
 
-def _pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value)
-    return packed
-
-
-def _unpack(body: bytes | memoryview) -> Any:
-    return msgpack.unpackb(body, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
-
-
 class Codec(Generic[T]):
     """Encodes the classes of one table, {type byte: class}: frozen attrs of small fields.
 
-    Fields are int, bool, str, bytes, float, other such classes, `tuple[X, ...]`, `dict[str, str]`
-    and `X | None`. A codec is immutable and may be used by several threads.
+    Fields are int, bool, str, bytes, float, other such classes, `tuple[X, ...]`,
+    `dict[str, str]` and `X | None`. A codec is immutable and may be used by several threads.
     """
 
     def __init__(self, table: Mapping[int, type[T]]) -> None:
@@ -328,7 +309,39 @@ MESSAGES: Codec[Message] = Codec(
     }
 )
 
-CHANGES: Codec[Change] = Codec({1: Change})
+BATCH_BYTE = b"\x01"
+"""The type byte of a batch, the only kind of command entry so far."""
+
+_parse_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """What an entry of the log holds. Raises `Malformed`."""
+    if payload[:1] != BATCH_BYTE:
+        raise Malformed(f"no entry begins with {payload[:1]!r}")
+    return _untrusted(_parse_batch, memoryview(payload)[1:])
+
+
+def encode_change(change: Change) -> bytes:
+    """A change as `batch_of` takes it. Raises as `Codec.encode` does."""
+    return _pack(change)
+
+
+def batch_of(changes: Iterable[bytes]) -> bytes:
+    """What an entry holds: a batch of these changes, each of which is encoded already."""
+    return BATCH_BYTE + _pack(([msgspec.Raw(change) for change in changes],))
+
+
+RECORDS: Codec[Record] = Codec(
+    {
+        1: records.Counters,
+        2: records.Session,
+        3: records.Task,
+        4: records.Request,
+        5: records.Event,
+    }
+)
+"""What snapshots hold."""
 
 
 def encode_entry(entry: Entry) -> bytes:

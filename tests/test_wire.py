@@ -18,19 +18,22 @@ from hypothesis import strategies as st
 
 from nefia import wire
 from nefia.raft import messages as m
-from nefia.raft.configuration import Configuration, Member
+from nefia.raft.configuration import Configuration, Member, Note
 from nefia.raft.entries import Entry, SnapshotMeta
 from nefia.state import commands as c
-from nefia.state.commands import Change
-from nefia.wire import CHANGES, MESSAGES, Codec, Malformed
+from nefia.state.commands import Batch, Change
+from nefia.state.records import Outcome, Record, TaskState
+from nefia.wire import MESSAGES, RECORDS, Codec, Malformed, decode_batch
+from tests import wire_records
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "wire"
 
 TWO_MEMBERS = Configuration(
     (
-        Member("node-1", "10.99.0.1:9700", voter=True, instance="00112233aabbccdd"),
+        Member("node-1", "10.99.0.1:9700", voter=True, instance="00112233aabbccdd", features=1),
         Member("node-2", "[fd00::2]:9700", voter=False, promote=True),
-    )
+    ),
+    Note("added", "node-2", "more room", 1_234_567, 0),
 )
 ENTRIES = (Entry(8, 3), Entry(9, 3, b'{"n": 1}'), Entry(10, 3, TWO_MEMBERS))
 SNAPSHOT = SnapshotMeta(7, 2, TWO_MEMBERS, 5)
@@ -66,18 +69,29 @@ COMMAND_EXAMPLES: tuple[c.Command, ...] = (
     c.CancelTask("t-1"),
     c.RetryTask("t-1"),
     c.AdvanceTime(),
+    c.RecordEvent("elected", "node-1", 3, "it timed out", "", 1_790_000_000_000),
+    c.SetRetention(3_600_000, 60_000),
+    c.BeginRestore("r-1", 1_000, 3, 2**41, 1_001, 0),
+    c.RestorePart("r-1", 0, b"\x90", b"\x90"),
+    c.EndRestore("r-1", 1, 2**42),
 )
 
 CHANGE_EXAMPLES = tuple(Change(1_234_567, "r-1", command) for command in COMMAND_EXAMPLES)
+BATCH_EXAMPLES = (*(Batch((change,)) for change in CHANGE_EXAMPLES), Batch(CHANGE_EXAMPLES[:2]))
+
+
+def encode_batch(batch: Batch) -> bytes:
+    return wire.batch_of([wire.encode_change(change) for change in batch.changes])
 
 
 def render() -> dict[str, str]:
     """The text of each fixture file: a value on one line, its bytes on the next."""
     encoded: dict[str, list[tuple[object, bytes]]] = {
         "messages.txt": [(value, MESSAGES.encode(value)) for value in MESSAGE_EXAMPLES],
-        "changes.txt": [(value, CHANGES.encode(value)) for value in CHANGE_EXAMPLES],
+        "batches.txt": [(value, encode_batch(value)) for value in BATCH_EXAMPLES],
         "entries.txt": [(value, wire.encode_entry(value)) for value in ENTRIES],
         "configurations.txt": [(TWO_MEMBERS, wire.encode_configuration(TWO_MEMBERS))],
+        "records.txt": [(value, RECORDS.encode(value)) for value in wire_records.RECORDS],
     }
     return {
         name: "".join(f"{value!r}\n  {data.hex(' ')}\n" for value, data in pairs)
@@ -91,7 +105,7 @@ def recorded(name: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "name", ["messages.txt", "changes.txt", "entries.txt", "configurations.txt"]
+    "name", ["messages.txt", "batches.txt", "entries.txt", "configurations.txt", "records.txt"]
 )
 def test_encodings_are_as_recorded(name: str) -> None:
     assert render()[name] == (FIXTURES / name).read_text(encoding="utf-8")
@@ -99,14 +113,24 @@ def test_encodings_are_as_recorded(name: str) -> None:
 
 def test_recorded_bytes_still_decode() -> None:
     assert tuple(map(MESSAGES.decode, recorded("messages.txt"))) == MESSAGE_EXAMPLES
-    assert tuple(map(CHANGES.decode, recorded("changes.txt"))) == CHANGE_EXAMPLES
+    assert tuple(map(decode_batch, recorded("batches.txt"))) == BATCH_EXAMPLES
     assert tuple(map(wire.decode_entry, recorded("entries.txt"))) == ENTRIES
     assert wire.decode_configuration(recorded("configurations.txt")[0]) == TWO_MEMBERS
+    assert tuple(map(RECORDS.decode, recorded("records.txt"))) == wire_records.RECORDS
 
 
 def test_every_class_has_an_example() -> None:
     assert {type(value) for value in MESSAGE_EXAMPLES} == set(get_args(m.Message))
     assert {type(value) for value in COMMAND_EXAMPLES} == set(get_args(c.Command))
+    assert {type(value) for value in wire_records.RECORDS} == set(get_args(Record))
+    assert {type(value) for value in wire_records.OUTCOMES} == set(get_args(Outcome))
+
+
+def test_the_state_of_a_task_decodes_as_what_it_is() -> None:
+    task = RECORDS.decode(RECORDS.encode(wire_records.task(1, TaskState.DEAD)))
+    assert type(getattr(task, "state", None)) is TaskState
+    with pytest.raises(Malformed):
+        RECORDS.decode(RECORDS.encode(task).replace(b"\xa4dead", b"\xa4deaf"))
 
 
 # Round trips.
@@ -120,9 +144,11 @@ members = st.builds(
     st.booleans(),
     st.booleans(),
     st.text(max_size=9),
+    int64,
 )
+notes = st.builds(Note, st.text(), st.text(), st.text(), int64, int64)
 configurations = st.builds(
-    Configuration, st.lists(members, max_size=4, unique_by=lambda member: member.id)
+    Configuration, st.lists(members, max_size=4, unique_by=lambda member: member.id), notes
 )
 entries = st.builds(Entry, positive, positive, st.none() | st.binary() | configurations)
 tasks = st.builds(c.NewTask, st.binary(), st.text(), st.text(), int64, int64, st.text(), int64)
@@ -143,9 +169,13 @@ def test_an_entry_survives(entry: Entry) -> None:
     assert wire.decode_entry(wire.encode_entry(entry)) == entry
 
 
-@given(st.builds(Change, int64, st.text(), some_commands))
-def test_a_change_survives(change: Change) -> None:
-    assert CHANGES.decode(CHANGES.encode(change)) == change
+some_changes = st.builds(Change, int64, st.text(), some_commands)
+
+
+@given(st.lists(some_changes, max_size=3).map(tuple))
+def test_a_batch_survives(changes: tuple[Change, ...]) -> None:
+    batch = Batch(changes)
+    assert decode_batch(encode_batch(batch)) == batch
 
 
 @frozen
@@ -304,9 +334,9 @@ def test_entries_with_a_gap_are_malformed() -> None:
 
 
 def test_an_unknown_command_is_malformed() -> None:
-    for command in ([99, []], [True, ["id"]], [12], "ab"):
+    for command in ([99], [True, "id"], [2], [12, "more"], "ab"):
         with pytest.raises(Malformed):
-            CHANGES.decode(b"\x01" + packed_entry(1, "", command))
+            decode_batch(b"\x01" + msgpack.packb([[[1, "", command]]]))
 
 
 def test_bytes_from_before_a_field_was_added_decode() -> None:
@@ -320,7 +350,7 @@ def test_bytes_from_before_a_field_was_added_decode() -> None:
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
 def test_a_lone_surrogate_cannot_be_encoded(text: str) -> None:
     with pytest.raises(UnicodeEncodeError):
-        CHANGES.encode(Change(1, text, c.AdvanceTime()))
+        wire.encode_change(Change(1, text, c.AdvanceTime()))
 
 
 # Anything at all decodes to a value or is malformed.
@@ -328,9 +358,9 @@ def test_a_lone_surrogate_cannot_be_encoded(text: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_random_bytes(data: bytes) -> None:
-    for codec in (MESSAGES, CHANGES, GREETINGS):
+    for decode in (MESSAGES.decode, decode_batch, GREETINGS.decode):
         try:
-            codec.decode(data)
+            decode(data)
         except Malformed:
             continue
 
@@ -358,12 +388,12 @@ def test_damaged_encodings(seed: int) -> None:
         except Malformed:
             continue
         assert MESSAGES.decode(MESSAGES.encode(decoded)) == decoded
-    for change in CHANGE_EXAMPLES:
+    for batch in BATCH_EXAMPLES:
         try:
-            decoded_change = CHANGES.decode(damaged(CHANGES.encode(change), random))
+            decoded_batch = decode_batch(damaged(encode_batch(batch), random))
         except Malformed:
             continue
-        assert CHANGES.decode(CHANGES.encode(decoded_change)) == decoded_change
+        assert decode_batch(encode_batch(decoded_batch)) == decoded_batch
 
 
 if __name__ == "__main__":

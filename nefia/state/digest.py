@@ -7,35 +7,45 @@ makes up records to match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Generic, TypeVar
 
 import attrs
 import msgpack
+import msgspec
 from immutables import Map
+from msgspec import Struct
 
 K = TypeVar("K", bound=Hashable)
-R = TypeVar("R", bound=attrs.AttrsInstance)
+R = TypeVar("R", bound=attrs.AttrsInstance | Struct)
 
 DIGEST_BYTES = 32
 DIGEST_MODULUS = 1 << (8 * DIGEST_BYTES)
 
-MAX_UNCOUNTED_RECORDS = 1024
+MAX_UNCOUNTED_RECORDS = 2048
 """Changed records that wait for the digest; some milliseconds of hashing."""
 
 
+_names: dict[type, bytes] = {}
 _fields: dict[type, Callable[[object], object]] = {}
 
 
 def _fields_of(record: attrs.AttrsInstance) -> object:
     """The values of the fields of an attrs record, in order; of a single field its value."""
     kind = type(record)
-    if kind not in _fields:
-        names = [field.name for field in attrs.fields(kind)]
-        _fields[kind] = attrgetter(*names) if names else lambda _: None
-    return _fields[kind](record)
+    fields = _fields.get(kind)
+    if fields is None:
+        names = _names_of(kind)
+        fields = _fields[kind] = attrgetter(*names) if names else lambda _: None
+    return fields(record)
+
+
+def _names_of(kind: type[attrs.AttrsInstance | Struct]) -> Sequence[str]:
+    if issubclass(kind, Struct):  # a part of a command, in a fingerprint
+        return kind.__struct_fields__
+    return [field.name for field in attrs.fields(kind)]
 
 
 def _plain(value: attrs.AttrsInstance | int) -> object:
@@ -48,31 +58,79 @@ def _plain(value: attrs.AttrsInstance | int) -> object:
     return type(value).__name__, _fields_of(value)
 
 
+_pack: Callable[[object], bytes] = msgpack.Packer(
+    default=_plain, unicode_errors="surrogatepass"
+).pack
+"""One packer for all, since making one takes longer than most of what it does."""
+
+_pack_quickly = msgspec.msgpack.Encoder().encode
+
+
 def canonical(value: object) -> bytes:
-    """The one encoding of a value made of attrs records, tuples, dicts in order and scalars."""
-    packed: bytes = msgpack.packb(value, default=_plain, unicode_errors="surrogatepass")
-    return packed
+    """The one encoding of a value made of records, tuples, dicts in order and scalars.
+
+    Of one thread at a time: that of the event loop.
+    """
+    return _pack(value)
 
 
-def hash_of(record: attrs.AttrsInstance) -> int:
-    return int.from_bytes(blake2b(canonical(_plain(record)), digest_size=DIGEST_BYTES).digest())
+def hash_of(record: attrs.AttrsInstance | Struct) -> int:
+    try:
+        encoded = _pack_quickly(record)
+    except (OverflowError, UnicodeEncodeError):
+        encoded = canonical(record)
+    name = _names.get(type(record)) or _names.setdefault(
+        type(record), type(record).__name__.encode()
+    )
+    return int.from_bytes(blake2b(name + encoded, digest_size=DIGEST_BYTES).digest(), "big")
 
 
-class Table(Generic[K, R]):
-    """The records of one kind by their key: a persistent map that knows its digest.
+class Counted(Generic[K, R]):
+    """Records of one kind by their key, and the sum of their hashes.
 
-    `records` may be kept by anyone as a snapshot. Its iteration order differs between processes.
+    Whoever changes a record notes in `_uncounted` what the sum has of it: nothing for a new one.
+    `observe(old, new)` is called with each change, if anybody has set it; None is no record.
+    """
+
+    def __init__(self) -> None:
+        self.observe: Callable[[R | None, R | None], object] | None = None
+        self._sum = 0
+        self._uncounted: dict[K, R | None] = {}
+
+    def get(self, key: K) -> R | None:
+        raise NotImplementedError
+
+    def digest(self) -> int:
+        for key, counted in self._uncounted.items():
+            if counted is not None:
+                self._sum -= hash_of(counted)
+            if (record := self.get(key)) is not None:
+                self._sum += hash_of(record)
+        self._uncounted.clear()
+        self._sum %= DIGEST_MODULUS
+        return self._sum
+
+
+class Table(Counted[K, R]):
+    """A persistent map: `records` may be kept by anyone as a snapshot.
+
+    Its iteration order differs between processes.
     """
 
     def __init__(self, records: Iterable[tuple[K, R]] = ()) -> None:
+        super().__init__()
         self.records: Map[K, R] = Map(records)
         self._sum = sum(hash_of(record) for record in self.records.values())
-        # What the sum still has to take in: keys, and their record as the sum has it.
-        self._uncounted: dict[K, R | None] = {}
+
+    def get(self, key: K) -> R | None:
+        return self.records.get(key)
 
     def put(self, key: K, record: R) -> None:
-        self._uncounted.setdefault(key, self.records.get(key))
+        before = self.records.get(key)
+        self._uncounted.setdefault(key, before)
         self.records = self.records.set(key, record)
+        if self.observe is not None:
+            self.observe(before, record)
         if len(self._uncounted) > MAX_UNCOUNTED_RECORDS:
             self.digest()
 
@@ -82,14 +140,6 @@ class Table(Generic[K, R]):
         if self._uncounted.setdefault(key, record) is None:
             del self._uncounted[key]
         self.records = self.records.delete(key)
+        if self.observe is not None:
+            self.observe(record, None)
         return record
-
-    def digest(self) -> int:
-        for key, counted in self._uncounted.items():
-            if counted is not None:
-                self._sum -= hash_of(counted)
-            if (record := self.records.get(key)) is not None:
-                self._sum += hash_of(record)
-        self._uncounted.clear()
-        self._sum %= DIGEST_MODULUS
-        return self._sum

@@ -35,6 +35,7 @@ MAX_REQUEST_ID_BYTES = 128
 MAX_PUSH_TASKS = 1_000
 MAX_PUSH_BYTES = 1024 * 1024
 MAX_CLAIM_TASKS = 1_000
+MAX_RESTORE_PART_BYTES = 1024 * 1024
 MAX_PAGE_RECORDS = 1_000
 MAX_PRIORITY = 1_000_000
 """Either side of 0."""
@@ -46,6 +47,8 @@ MIN_SESSION_ID_DIGITS = 8
 MAX_SESSION_ID_DIGITS = 64
 MAX_TASK_ID_DIGITS = 20
 MAX_LIFETIME_MS = 10 * 365 * DAY_MS
+MIN_RETENTION_MS = 60 * SECOND_MS
+MAX_RETENTION_MS = 365 * DAY_MS
 
 # Of an answer.
 
@@ -59,16 +62,20 @@ MAX_TASKS_BYTES = 4 * 1024**3
 """Of all tasks, finished ones too, as `Task.size_bytes` counts them: two million small ones."""
 MAX_REQUESTS = 1_000_000
 REQUEST_MEMORY_MS = HOUR_MS
-TASK_RETENTION_MS = DAY_MS
-"""How long a finished task is kept. Its key is held as long, so never less than 24 h (SPEC 8)."""
 MAX_EXPIRIES_PER_APPLY = 1_000
 """Of each kind. As much as one command can add, so that what is overdue cannot pile up."""
 
-assert TASK_RETENTION_MS >= DAY_MS
 assert max(MAX_PUSH_TASKS, MAX_CLAIM_TASKS) <= MAX_EXPIRIES_PER_APPLY
 
 _SESSION_ID = re.compile(rf"[0-9a-f]{{{MIN_SESSION_ID_DIGITS},{MAX_SESSION_ID_DIGITS}}}")
 _TASK_ID = re.compile(rf"[1-9][0-9]{{0,{MAX_TASK_ID_DIGITS - 1}}}")
+
+
+MAX_EVENTS = 1_000
+"""Of the history; the oldest goes when one more comes."""
+MAX_REASON_CHARACTERS = 200
+"""What an operator may give as the reason of a change."""
+MAX_DETAIL_CHARACTERS = 500
 
 
 def validate(command: Command, request_id: str = "") -> None:
@@ -93,6 +100,8 @@ def _path(label: str, text: str, limit_bytes: int = MAX_PATH_BYTES) -> None:
 
 
 def _text(label: str, text: str, limit_bytes: int = MAX_NAME_BYTES) -> None:
+    if not text:
+        return
     if not text.isprintable():
         raise InvalidArgument(f'"{label}" must hold printable characters only.')
     _fits(label, text, limit_bytes)
@@ -106,7 +115,7 @@ def _name(label: str, text: str, limit_bytes: int = MAX_NAME_BYTES) -> None:
 
 def _fits(label: str, text: str, limit_bytes: int) -> None:
     try:
-        size_bytes = len(text.encode())
+        size_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         raise InvalidArgument(f'"{label}" must be valid Unicode.') from None
     _at_most(label, size_bytes, limit_bytes)
@@ -244,6 +253,32 @@ def _advance_time(_: commands.AdvanceTime) -> None:
     pass
 
 
+def _record_event(command: commands.RecordEvent) -> None:
+    if len(command.reason) > MAX_REASON_CHARACTERS:
+        raise TooLarge(f"The reason is longer than {MAX_REASON_CHARACTERS} characters.")
+    if len(command.detail) > MAX_DETAIL_CHARACTERS:
+        raise TooLarge(f"The detail is longer than {MAX_DETAIL_CHARACTERS} characters.")
+
+
+def _set_retention(command: commands.SetRetention) -> None:
+    _lasts("task retention", command.task_retention_ms, MIN_RETENTION_MS, MAX_RETENTION_MS)
+    _lasts("session gc interval", command.session_gc_ms, MIN_RETENTION_MS, MAX_LIFETIME_MS)
+
+
+def _begin_restore(command: commands.BeginRestore) -> None:
+    _name("restore_id", command.restore_id)
+
+
+def _restore_part(command: commands.RestorePart) -> None:
+    _name("restore_id", command.restore_id)
+    _at_most("sessions", len(command.sessions), MAX_RESTORE_PART_BYTES)
+    _at_most("tasks", len(command.tasks), MAX_RESTORE_PART_BYTES)
+
+
+def _end_restore(command: commands.EndRestore) -> None:
+    _name("restore_id", command.restore_id)
+
+
 _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.OpenSession: _open_session,
     commands.TouchSession: _one_session,
@@ -257,4 +292,9 @@ _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.CancelTask: _one_task,
     commands.RetryTask: _one_task,
     commands.AdvanceTime: _advance_time,
+    commands.RecordEvent: _record_event,
+    commands.SetRetention: _set_retention,
+    commands.BeginRestore: _begin_restore,
+    commands.RestorePart: _restore_part,
+    commands.EndRestore: _end_restore,
 }

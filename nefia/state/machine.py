@@ -16,14 +16,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from nefia.errors import DataDamaged, InvalidArgument
+from nefia.raft.configuration import Configuration
+from nefia.raft.epoch import first_of_epoch
 from nefia.state import commands
 from nefia.state.commands import Change, Command
 from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, hash_of
+from nefia.state.happenings import Happening, of_session, of_task
+from nefia.state.history import History
 from nefia.state.limits import task_number
 from nefia.state.queue import Queue
 from nefia.state.records import (
     Counters,
+    Event,
     Outcome,
+    QueueRates,
     QueueStats,
     Record,
     Refusal,
@@ -34,7 +40,9 @@ from nefia.state.records import (
     TimeOutcome,
 )
 from nefia.state.requests import Requests, with_texts, without_texts
+from nefia.state.restoring import Restoring
 from nefia.state.sessions import Sessions
+from nefia.state.task_index import READY
 
 T = TypeVar("T")
 
@@ -50,13 +58,21 @@ class Machine:
         sessions: Iterable[Session] = (),
         tasks: Sequence[Task] = (),
         requests: Iterable[Request] = (),
+        events: Iterable[Event] = (),
     ) -> None:
         self.applied_index = counters.applied_index
         self.time_ms = counters.time_ms
+        self._session_gc_ms = counters.session_gc_ms
         self._sessions = Sessions(sessions)
-        self._queue = queue = Queue(tasks, counters)
+        self._queue = Queue(tasks, counters)
         self._requests = Requests(requests)
-        self._handlers: dict[type[Command], Callable[..., Outcome]] = {
+        self._history = History(events)
+        self._restoring: Restoring | None = None
+        self._handlers = self._bound_handlers()
+
+    def _bound_handlers(self) -> dict[type[Command], Callable[..., Outcome]]:
+        queue = self._queue
+        return {
             commands.OpenSession: self._sessions.open,
             commands.TouchSession: self._sessions.touch,
             commands.UpdateSession: self._sessions.update,
@@ -68,20 +84,30 @@ class Machine:
             commands.FailTask: queue.fail,
             commands.CancelTask: queue.cancel,
             commands.RetryTask: queue.retry,
-            commands.AdvanceTime: _advance_time,
+            commands.AdvanceTime: self._advance_time,
+            commands.RecordEvent: self._record_event,
+            commands.SetRetention: self._set_retention,
+            commands.BeginRestore: self._begin_restore,
+            commands.RestorePart: self._restore_part,
+            commands.EndRestore: self._end_restore,
         }
 
     # Changes.
 
-    def apply(self, index: int, change: Change) -> Outcome:
-        """Perform the change of entry `index`, the one after `applied_index`. Never raises.
+    def apply(self, index: int, changes: Iterable[Change]) -> list[Outcome]:
+        """Perform the changes of entry `index`, the one after `applied_index`. Never raises.
 
         What a command may not do is answered with a `Refusal`, and then nothing has changed but
         the time.
         """
         self.skip(index)
-        self.time_ms = now = max(self.time_ms, change.time_ms)
-        self._sessions.expire(now)
+        return [self._perform(change) for change in changes]
+
+    def _perform(self, change: Change) -> Outcome:
+        now = self.time_ms
+        if change.time_ms > now:
+            self.time_ms = now = change.time_ms
+        self._sessions.expire(now - now % self._session_gc_ms)
         self._queue.expire(now)
         self._requests.expire(now)
         command, request_id = change.command, change.request_id
@@ -93,8 +119,71 @@ class Machine:
             self._requests.remember(request_id, command, outcome, now)
         return outcome
 
+    def configure(self, index: int, term: int, configuration: Configuration) -> None:
+        """Entry `index` of `term` holds a configuration. In a new epoch tokens begin there too."""
+        self.skip(index)
+        self._queue.last_token = max(self._queue.last_token, first_of_epoch(term))
+        self._history.configured(index, term, self.time_ms, configuration)
+
+    def _set_retention(self, command: commands.SetRetention, _: int) -> Outcome:
+        self._queue.retention_ms = max(command.task_retention_ms, 1)
+        self._session_gc_ms = max(command.session_gc_ms, 1)
+        return TimeOutcome()
+
+    @property
+    def retention(self) -> commands.SetRetention:
+        """What is in force."""
+        return commands.SetRetention(self._queue.retention_ms, self._session_gc_ms)
+
+    def _advance_time(self, _: commands.AdvanceTime, now: int) -> Outcome:
+        if self._restoring is not None and self._restoring.end_ms <= now:
+            self._restoring = None
+        return TimeOutcome()
+
+    # Another state (see `restoring`).
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a part of another state has come in: only the log has it, so keep the log."""
+        return self._restoring is not None
+
+    @property
+    def last_token(self) -> int:
+        return self._queue.last_token
+
+    def _begin_restore(self, command: commands.BeginRestore, now: int) -> Outcome:
+        self._restoring = Restoring(command, now)
+        return TimeOutcome()
+
+    def _restore_part(self, command: commands.RestorePart, now: int) -> Outcome:
+        if self._restoring is None or not self._restoring.add(command, now):
+            return Refusal(
+                "conflict", f"This is not the next part of restore {command.restore_id}."
+            )
+        return TimeOutcome()
+
+    def _end_restore(self, command: commands.EndRestore, _: int) -> Outcome:
+        """Request ids are forgotten: what came of them is not in the other state."""
+        new = self._restoring
+        if new is None or (new.begin.restore_id, new.parts) != (command.restore_id, command.parts):
+            return Refusal("conflict", f"Restore {command.restore_id} is not complete.")
+        old, self._restoring = self._queue, None
+        new.queue.index.inserted()
+        new.queue.last_task = max(new.queue.last_task, old.last_task)
+        new.queue.last_token = max(new.queue.last_token, old.last_token, command.first)
+        new.queue.retention_ms = old.retention_ms
+        new.queue.table.observe = old.table.observe
+        new.sessions.table.observe = self._sessions.table.observe
+        self._sessions, self._queue, self._requests = new.sessions, new.queue, Requests(())
+        self._handlers = self._bound_handlers()
+        self.time_ms = max(self.time_ms, new.begin.time_ms)
+        return TimeOutcome()
+
+    def _record_event(self, command: commands.RecordEvent, now: int) -> Outcome:
+        return self._history.record(self.applied_index, now, command)
+
     def skip(self, index: int) -> None:
-        """Entry `index` holds no command but a no-op or a configuration."""
+        """Entry `index` changes nothing: a no-op."""
         assert index == self.applied_index + 1, (index, self.applied_index)
         self.applied_index = index
 
@@ -107,17 +196,23 @@ class Machine:
             + self._sessions.table.digest()
             + self._queue.table.digest()
             + self._requests.table.digest()
+            + self._history.table.digest()
         )
         return f"{total % DIGEST_MODULUS:0{2 * DIGEST_BYTES}x}"
 
     def next_expiry_ms(self) -> int | None:
         """From when on `AdvanceTime` would do something; at or before `time_ms` if it is overdue.
 
-        None if nothing can expire. Expiries: of sessions, leases, delays, request ids, and of the
-        time for which finished tasks are kept.
+        None if nothing can expire. Expiries: of sessions, which are then collected at the next
+        multiple of an interval, leases, delays, request ids, and of the time for which finished
+        tasks are kept.
         """
-        parts = (self._sessions, self._queue, self._requests)
-        times = [part.next_expiry_ms for part in parts]
+        times = (
+            self._sessions.next_expiry_ms(self.time_ms, self._session_gc_ms),
+            self._queue.next_expiry_ms,
+            self._requests.next_expiry_ms,
+            self._restoring.end_ms if self._restoring else None,
+        )
         return min((time for time in times if time is not None), default=None)
 
     def get_session(self, session_id: str) -> Session:
@@ -163,38 +258,60 @@ class Machine:
         names = [queue] if queue else self._queue.index.queues()
         return {name: self._queue.stats(name) for name in names}
 
+    def queue_rates(self, queue: str) -> QueueRates:
+        """How much came and went lately on a queue."""
+        return self._queue.index.shelf(queue, "").flow.rates(self.time_ms)
+
     def next_ready_ms(self, queue: str = "", host: str = "") -> int | None:
         """When a claim of `queue` and `host` ("": any) may next find a task, as far as is known.
 
-        `time_ms` if one is ready. Else it is when a delay or a lease ends; it takes a change at
-        that time or later for it to happen. None if there is no pending or leased task.
+        `time_ms` if one is ready. Else it is when a delay ends; it takes a change at that time or
+        later for it to happen. None if none is known: what is leased is hoped to be done.
         """
         shelf = self._queue.index.shelf(queue, host)
-        if shelf.ready:
+        if shelf.places[READY]:
             return self.time_ms
-        return shelf.later[0][0] if shelf.later else None
+        return shelf.delayed[0][0] if shelf.delayed else None
+
+    def ready(self, queue: str, host: str) -> int:
+        """How many tasks a claim of `queue` and `host` ("": any) could take."""
+        return len(self._queue.index.shelf(queue, host).places[READY])
+
+    def history(self, limit: int) -> list[Event]:
+        """The newest events, up to `limit`, the oldest of them first."""
+        return self._history.newest(limit)
+
+    def watch(self, tell: Callable[[Happening], object] | None) -> None:
+        """Call `tell` with what happens to a session or task from now on; None: no more."""
+        if tell is None:
+            self._queue.table.observe = self._sessions.table.observe = None
+        else:
+            self._queue.table.observe = lambda old, new: tell(of_task(old, new))
+            self._sessions.table.observe = lambda old, new: tell(of_session(old, new, self.time_ms))
 
     # Snapshots.
 
     def snapshot_records(self) -> Iterator[tuple[str, Record]]:
         """The whole state as it is now, as (kind, record), in an order that all nodes share.
 
-        The call itself takes references only, some milliseconds at a million records; the records
-        come as they are asked for, and changes made meanwhile do not show in them.
+        The call itself takes references to blocks of records only, a millisecond at a million; the
+        records come as they are asked for, and changes made meanwhile do not show in them.
         """
-        tasks, numbers = self._queue.table.records, self._queue.index.numbers()
+        tasks, requests = self._queue.table.snapshot(), self._requests.table.snapshot()
         sessions, session_ids = self._sessions.table.records, list(self._sessions.ids)
-        requests, expiries = self._requests.table.records, list(self._requests.by_expiry)
+        events, event_numbers = self._history.table.records, self._history.numbers()
         counters = self._counters()
 
         def records() -> Iterator[tuple[str, Record]]:
             yield "counters", counters
             for session_id in session_ids:
                 yield "session", sessions[session_id]
-            for number in numbers:
-                yield "task", tasks[number]
-            for _, request_id in expiries:
-                yield "request", without_texts(requests[request_id], tasks)
+            for task in tasks:
+                yield "task", task
+            for request in requests:
+                yield "request", without_texts(request, tasks.get)
+            for number in event_numbers:
+                yield "event", events[number]
 
         return records()
 
@@ -205,6 +322,7 @@ class Machine:
         sessions: list[Session] = []
         tasks: list[Task] = []
         requests: list[Request] = []
+        events: list[Event] = []
         for _, record in records:
             match record:
                 case Counters():
@@ -215,11 +333,13 @@ class Machine:
                     tasks.append(record)
                 case Request():
                     requests.append(record)
+                case Event():
+                    events.append(record)
         if counters is None:
             raise DataDamaged("The snapshot is incomplete: it holds no counters.")
         by_number = {task.number: task for task in tasks}
         whole = (with_texts(request, by_number) for request in requests)
-        return cls(counters, sessions, tasks, whole)
+        return cls(counters, sessions, tasks, whole, events)
 
     def _counters(self) -> Counters:
         queue = self._queue
@@ -231,11 +351,9 @@ class Machine:
             last_token=queue.last_token,
             ready_before_ms=before_ms,
             ready_before_task=before_task,
+            task_retention_ms=queue.retention_ms,
+            session_gc_ms=self._session_gc_ms,
         )
-
-
-def _advance_time(_: commands.AdvanceTime, __: int) -> Outcome:
-    return TimeOutcome()
 
 
 def _found(result: T | Refusal) -> T:

@@ -9,34 +9,35 @@
 | leased             | fail, or the lease runs out      | pending; dead at max_attempts |
 | pending, leased    | cancel                           | cancelled                     |
 | dead, cancelled    | retry                            | pending, with attempt 0       |
-| done, dead, canc.  | TASK_RETENTION_MS after its end  |                               |
+| done, dead, canc.  | the retention after its end      |                               |
 
 A task is ready when it is pending and its `run_at_ms` has come. Of those that are ready a claim
 takes the highest priority first, then the oldest: the smallest number, whenever it became ready.
 
-A key names one task of its queue for as long as that task is in the state. A push under a key that
-is taken answers with that task, unchanged, even if what it pushes is different: whoever uses a key
-says that it is the same task.
+A key names one task of its queue while that task lives and for `KEY_MEMORY_MS` after. A push under
+a key that is taken answers with that task, unchanged, even if what it pushes is different: whoever
+uses a key says that it is the same task. So a task with a key is kept that long in any case; one
+that is kept longer holds its key no more, and cannot be retried while another has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from sys import intern
 
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.state import commands
 from nefia.state.commands import DEFAULT_QUEUE, NewTask
-from nefia.state.digest import Table
 from nefia.state.limits import (
     MAX_ANSWER_BYTES,
     MAX_CLAIM_TASKS,
     MAX_EXPIRIES_PER_APPLY,
     MAX_TASKS_BYTES,
-    TASK_RETENTION_MS,
     task_number,
 )
+from nefia.state.numbered import Numbered
 from nefia.state.pages import page_of
 from nefia.state.records import (
     RECORD_OVERHEAD_BYTES,
@@ -48,7 +49,7 @@ from nefia.state.records import (
     TasksOutcome,
     TaskState,
 )
-from nefia.state.task_index import TaskIndex
+from nefia.state.task_index import DELAYED, KEY_MEMORY_MS, READY, TaskIndex
 
 BACKOFF_FIRST_MS = 1_000
 BACKOFF_MAX_MS = 600_000
@@ -69,6 +70,12 @@ def backoff_ms(number: int, attempt: int) -> int:
     return half_ms + int.from_bytes(jitter) % (half_ms + 1)
 
 
+def _shared(task: Task) -> Task:
+    """The same, with names that are kept once for all tasks that have them."""
+    names = [intern(name) for name in (task.queue, task.host, task.worker)]
+    return replace(task, queue=names[0], host=names[1], worker=names[2])
+
+
 class Queue:
     """All tasks; everything but `table` and the two counters is derived from them.
 
@@ -76,71 +83,98 @@ class Queue:
     """
 
     def __init__(self, tasks: Sequence[Task], counters: Counters) -> None:
-        self.table: Table[int, Task] = Table((task.number, task) for task in tasks)
+        tasks = [_shared(task) for task in tasks]
+        self.table: Numbered[Task] = Numbered((task.number, task) for task in tasks)
         self.last_task = counters.last_task
         self.last_token = counters.last_token
+        self.retention_ms = counters.task_retention_ms
         ready_before = (counters.ready_before_ms, counters.ready_before_task)
         self.index = TaskIndex(tasks, ready_before)
+
+    def insert(self, task: Task) -> None:
+        """One whose number is not here yet."""
+        task = _shared(task)
+        self.table.put(task.number, task, None)
+        self.index.insert(task)
 
     # Commands.
 
     def push(self, command: commands.PushTasks, now: int) -> Outcome:
         """All tasks or none."""
-        added_bytes = sum(RECORD_OVERHEAD_BYTES + len(new.payload) for new in command.tasks)
+        added_bytes = 0
+        for new in command.tasks:
+            added_bytes += RECORD_OVERHEAD_BYTES + len(new.payload)
         if self.index.size_bytes + added_bytes > MAX_TASKS_BYTES:
             return Refusal(
-                "overloaded", f"All tasks take {MAX_TASKS_BYTES} bytes, the most allowed."
+                "overloaded",
+                f"All tasks, finished ones too, take {MAX_TASKS_BYTES} bytes, the most allowed.",
             )
+        if len(command.tasks) == 1:
+            task, added = self._push_one(command.tasks[0], now)
+            return TasksOutcome((task,), (added,))
         pushed = [self._push_one(new, now) for new in command.tasks]
         return TasksOutcome(
             tuple([task for task, _ in pushed]), tuple([added for _, added in pushed])
         )
 
     def _push_one(self, new: NewTask, now: int) -> tuple[Task, bool]:
-        queue = new.queue or DEFAULT_QUEUE
-        if new.key and (holder := self.index.by_key.get((queue, new.key))) is not None:
-            return self.table.records[holder], False
+        queue = intern(new.queue or DEFAULT_QUEUE)
+        if new.key and (holder := self._holder(queue, new.key, now)) is not None:
+            return holder, False
         self.last_task = number = self.last_task + 1
         task = Task(
-            number=number,
-            queue=queue,
-            host=new.host,
-            payload=new.payload,
-            priority=new.priority,
-            run_at_ms=now + new.delay_ms,
-            attempt=0,
-            max_attempts=new.max_attempts,
-            key=new.key,
-            state=TaskState.PENDING,
-            worker="",
-            token=0,
-            lease_expires_ms=0,
-            result=b"",
-            error="",
-            created_ms=now,
-            updated_ms=now,
-            finished_ms=0,
+            number,
+            queue,
+            intern(new.host),
+            new.payload,
+            new.priority,
+            now + new.delay_ms if new.delay_ms else now,
+            0,  # attempt
+            new.max_attempts,
+            new.key,
+            TaskState.PENDING,
+            "",  # worker
+            0,  # token
+            0,  # lease_expires_ms
+            b"",  # result
+            "",  # error
+            now,
+            now,
+            0,  # finished_ms
         )
-        self.table.put(number, task)
+        self.table.put(number, task, None)
         self.index.add(task)
         return task, True
 
+    def _holder(self, queue: str, key: str, now: int) -> Task | None:
+        """The task that has this key now."""
+        number = self.index.by_key.get((queue, key))
+        if number is None:
+            return None
+        task = self.table[number]
+        released = task.finished_ms and task.finished_ms + KEY_MEMORY_MS <= now
+        return None if released else task
+
     def claim(self, command: commands.ClaimTasks, now: int) -> Outcome:
         """Fewer than `limit` tasks where an answer would get too big, but at least one."""
-        ready = self.index.shelf(command.queue, command.host).ready
+        shelf = self.index.shelf(command.queue, command.host)
+        worker = intern(command.worker)
         claimed: list[Task] = []
         claimed_bytes = 0
-        while ready and len(claimed) < min(command.limit, MAX_CLAIM_TASKS):
-            task = self.table.records[ready[0][1]]
+        for _ in range(min(command.limit, MAX_CLAIM_TASKS)):
+            number = shelf.next_ready()
+            if number is None:
+                break
+            task = self.table[number]
             claimed_bytes += task.size_bytes
             if claimed and claimed_bytes > MAX_ANSWER_BYTES:
                 break
             self.last_token += 1
-            leased = evolve(
+            leased = replace(
                 task,
                 state=TaskState.LEASED,
                 attempt=task.attempt + 1,
-                worker=command.worker,
+                worker=worker,
                 token=self.last_token,
                 lease_expires_ms=now + command.lease_ms,
                 updated_ms=now,
@@ -155,7 +189,7 @@ class Queue:
         if isinstance(task, Refusal):
             return task
         end_ms = max(task.lease_expires_ms, now + command.lease_ms)
-        return self._change(task, evolve(task, lease_expires_ms=end_ms, updated_ms=now))
+        return self._change(task, replace(task, lease_expires_ms=end_ms, updated_ms=now))
 
     def ack(self, command: commands.AckTask, now: int) -> Outcome:
         task = self._leased(command.id, command.token, now)
@@ -172,7 +206,7 @@ class Queue:
         delay_ms = command.retry_after_ms
         if delay_ms is None:
             delay_ms = backoff_ms(task.number, task.attempt)
-        waiting = evolve(
+        waiting = replace(
             task,
             state=TaskState.PENDING,
             run_at_ms=now + delay_ms,
@@ -201,7 +235,12 @@ class Queue:
             return Refusal(
                 "conflict", f"Task {task.id} is {task.state.value}, not dead or cancelled."
             )
-        reborn = evolve(
+        if task.key:
+            holder = self._holder(task.queue, task.key, now)
+            if holder is not None and holder is not task:
+                return Refusal("conflict", f"Task {holder.id} has the key of task {task.id} now.")
+            self.index.hold_key(task)
+        reborn = replace(
             task,
             state=TaskState.PENDING,
             run_at_ms=now,
@@ -217,28 +256,38 @@ class Queue:
 
     def expire(self, now: int) -> None:
         """Delayed tasks get ready, lost leases end, finished tasks go; a bounded number of each."""
-        later = self.index.everything.later
+        later = self.index.later
         for _ in range(MAX_EXPIRIES_PER_APPLY):
             if not later or later[0][0] > now:
                 self.index.ready_before = (now + 1, 0)
                 break
-            task = self.table.records[later[0][1]]
+            task = self.table[later[0][1]]
             if task.state is TaskState.LEASED:
                 self._lose_lease(task, now)
             else:
                 self.index.promote(task)
-        finished = self.index.finished
+        for has_key, finished in self.index.finished.items():
+            if finished and finished[0][0] + self._kept_ms(has_key) <= now:
+                self._remove_finished(has_key, now)
+
+    def _kept_ms(self, has_key: bool) -> int:
+        return max(self.retention_ms, KEY_MEMORY_MS) if has_key else self.retention_ms
+
+    def _remove_finished(self, has_key: bool, now: int) -> None:
+        finished = self.index.finished[has_key]
+        kept_ms = self._kept_ms(has_key)
         for _ in range(MAX_EXPIRIES_PER_APPLY):
-            if not finished or finished[0][0] + TASK_RETENTION_MS > now:
+            if not finished or finished[0][0] + kept_ms > now:
                 break
-            self.index.remove(self.table.remove(finished[0][1]))
+            task = self.table.remove(finished[0][1])
+            self.index.remove(task)
 
     @property
     def next_expiry_ms(self) -> int | None:
-        later, finished = self.index.everything.later, self.index.finished
-        times = [later[0][0]] if later else []
-        if finished:
-            times.append(finished[0][0] + TASK_RETENTION_MS)
+        times = [self.index.later[0][0]] if self.index.later else []
+        for has_key, finished in self.index.finished.items():
+            if finished:
+                times.append(finished[0][0] + self._kept_ms(has_key))
         return min(times, default=None)
 
     def _lose_lease(self, task: Task, now: int) -> None:
@@ -247,17 +296,17 @@ class Queue:
         if task.attempt >= task.max_attempts:
             end = TaskState.DEAD
             self._replace(
-                task, evolve(task, state=end, error=error, updated_ms=now, finished_ms=now)
+                task, replace(task, state=end, error=error, updated_ms=now, finished_ms=now)
             )
         else:
-            waiting = evolve(task, state=TaskState.PENDING, error=error, updated_ms=now)
+            waiting = replace(task, state=TaskState.PENDING, error=error, updated_ms=now)
             self._replace(task, waiting)
 
     # Reading.
 
     def find(self, task_id: str) -> Task | Refusal:
         number = task_number(task_id)
-        task = None if number is None else self.table.records.get(number)
+        task = None if number is None else self.table.get(number)
         return task or Refusal("not_found", f"There is no task {task_id}.")
 
     def page(
@@ -265,15 +314,19 @@ class Queue:
     ) -> tuple[tuple[Task, ...], str | None]:
         """See `Machine.list_tasks`; `after` is the number of the last task of the page before."""
         numbers = self.index.numbers_after(after, queue, state, host)
-        page, more = page_of((self.table.records[number] for number in numbers), limit)
+        page, more = page_of((self.table[number] for number in numbers), limit)
         return page, page[-1].id if more else None
 
     def stats(self, queue: str) -> QueueStats:
-        numbers = self.index.shelf(queue, "").numbers
-        pending = numbers.get(TaskState.PENDING)
-        oldest = self.table.records[pending[0]].created_ms if pending else None
-        counts = {state.value: len(numbers.get(state, ())) for state in TaskState}
-        return QueueStats(**counts, oldest_pending_ms=oldest)
+        shelf = self.index.shelf(queue, "")
+        ready, delayed = shelf.places[READY], shelf.places[DELAYED]
+        oldest = [place.first() for place in (ready, delayed) if place]
+        return QueueStats(
+            **{state.value: shelf.count(state) for state in TaskState},
+            oldest_pending_ms=self.table[min(oldest)].created_ms if oldest else None,
+            ready=len(ready),
+            oldest_ready_ms=self.table[ready.first()].run_at_ms if ready else None,
+        )
 
     # Keeping the records and what is derived from them together.
 
@@ -293,7 +346,7 @@ class Queue:
     def _finish(
         self, task: Task, state: TaskState, now: int, result: bytes, error: str
     ) -> TasksOutcome:
-        finished = evolve(
+        finished = replace(
             task,
             state=state,
             lease_expires_ms=0,
@@ -309,5 +362,5 @@ class Queue:
         return TasksOutcome((new,), (True,))
 
     def _replace(self, old: Task, new: Task) -> None:
-        self.table.put(new.number, new)
+        self.table.put(new.number, new, old)
         self.index.replace(old, new)

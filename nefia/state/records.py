@@ -10,10 +10,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import frozen
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from nefia.errors import BY_CODE, NefiaError
-from nefia.state.commands import in_order
+from nefia.state.commands import DEFAULT_RETENTION_MS, DEFAULT_SESSION_GC_MS, in_order
 
 RECORD_OVERHEAD_BYTES = 2048
 """What a record counts besides its free text wherever bytes are bounded: names, ids, keys."""
@@ -22,8 +24,15 @@ MAX_JSON_BYTES_PER_CHARACTER = 6
 """A control character is `\\u0000` in JSON."""
 
 
-@frozen
-class Session:
+class _Value(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What the state is made of by the million. Like a command, encoded as the list of its fields.
+
+    Without the collector: nothing here can be part of a cycle, and looking through a million
+    tasks would stop the event loop for a tenth of a second.
+    """
+
+
+class Session(_Value, frozen=True):
     """`ttl_end_ms` is fixed when the session is opened; a use renews only the idle timeout."""
 
     id: str
@@ -32,11 +41,14 @@ class Session:
     cwd: str
     user: str
     shell: str
-    labels: dict[str, str] = field(converter=in_order)
+    labels: dict[str, str]
     created_ms: int
     last_used_ms: int
     ttl_end_ms: int
     idle_timeout_ms: int
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "labels", in_order(self.labels))
 
     @property
     def expires_ms(self) -> int:
@@ -59,8 +71,7 @@ class TaskState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@frozen
-class Task:
+class Task(_Value, frozen=True):
     """One task of a queue. `payload` and `result` are JSON text in UTF-8; b"" is no result yet.
 
     `worker`, `token` and `lease_expires_ms` are those of the newest claim. `lease_expires_ms` is
@@ -101,7 +112,11 @@ class Task:
 
 @frozen
 class QueueStats:
-    """Tasks by state; when the oldest pending one was pushed, or None if nothing is pending."""
+    """Tasks by state; when the oldest pending one was pushed, or None if nothing is pending.
+
+    `ready` of the pending ones are ready, and `oldest_ready_ms` is since when the oldest of these
+    has been, or None.
+    """
 
     pending: int
     leased: int
@@ -109,29 +124,41 @@ class QueueStats:
     dead: int
     cancelled: int
     oldest_pending_ms: int | None
-
-
-# Outcomes: what a change has come to.
+    ready: int
+    oldest_ready_ms: int | None
 
 
 @frozen
-class SessionOutcome:
+class QueueRates:
+    """By the minute, over the last minute, as far as this node has applied it (see `flow`).
+
+    `failed`: attempts that failed or whose lease ran out.
+    """
+
+    pushed: float
+    claimed: float
+    completed: float
+    failed: float
+
+
+# Outcomes: what a change has come to. The tag, which is never given to another, comes first.
+
+
+class SessionOutcome(_Value, frozen=True, tag=1):
     """The session as the change left it, or as it was when it was closed."""
 
     session: Session
 
 
-@frozen
-class TasksOutcome:
+class TasksOutcome(_Value, frozen=True, tag=2):
     """The tasks as the change left them, and of each whether it was altered or added."""
 
     tasks: tuple[Task, ...]
     changed: tuple[bool, ...]
 
 
-@frozen
-class TimeOutcome:
-    """Nothing but time has passed."""
+class TimeOutcome(_Value, frozen=True, tag=3):
+    """Time has passed, or something was recorded: nothing that has an answer."""
 
 
 HINTS = {
@@ -142,8 +169,7 @@ HINTS = {
 """What to do next, by the code of a refusal."""
 
 
-@frozen
-class Refusal:
+class Refusal(_Value, frozen=True, tag=4):
     """Nothing was changed. `code` is one of nefia.errors, `message` whole sentences for people."""
 
     code: str
@@ -156,8 +182,7 @@ class Refusal:
 Outcome: TypeAlias = SessionOutcome | TasksOutcome | TimeOutcome | Refusal
 
 
-@frozen
-class Request:
+class Request(_Value, frozen=True):
     """A request id that was used: what was asked under it, and what came of it."""
 
     id: str
@@ -172,7 +197,7 @@ class Counters:
 
     `time_ms` never decreases. `last_task` and `last_token` are the newest numbers given out, 0 at
     first. A pending task is ready if (its run_at_ms, its number) is before (`ready_before_ms`,
-    `ready_before_task`); that pair never decreases.
+    `ready_before_task`); that pair never decreases. The last two: see `commands.SetRetention`.
     """
 
     applied_index: int
@@ -181,14 +206,43 @@ class Counters:
     last_token: int
     ready_before_ms: int
     ready_before_task: int
+    task_retention_ms: int = DEFAULT_RETENTION_MS
+    session_gc_ms: int = DEFAULT_SESSION_GC_MS
 
 
-Record: TypeAlias = Counters | Session | Task | Request
+@frozen
+class Event:
+    """One line of the history. `number` grows by one with each; `index` is that of its entry.
+
+    `kind` is "elected", "transfer" or another of a `commands.RecordEvent`, or one of the kinds of a
+    configuration's `Note`. `time_ms` is cluster time, `utc_ms` the wall clock's as the leader of
+    that time had it.
+    """
+
+    number: int
+    index: int
+    term: int
+    kind: str
+    node_id: str
+    detail: str
+    reason: str
+    time_ms: int
+    utc_ms: int
+
+    @property
+    def size_bytes(self) -> int:
+        """No less than the event takes in an answer."""
+        texts = len(self.detail) + len(self.reason)
+        return RECORD_OVERHEAD_BYTES + MAX_JSON_BYTES_PER_CHARACTER * texts
+
+
+Record: TypeAlias = Counters | Session | Task | Request | Event
 
 KINDS: dict[str, type[Record]] = {
     "counters": Counters,
     "session": Session,
     "task": Task,
     "request": Request,
+    "event": Event,
 }
 """What a snapshot calls its records."""

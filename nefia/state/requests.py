@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from operator import attrgetter
 
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.state import commands
 from nefia.state.commands import ClaimTasks, Command
-from nefia.state.digest import Table, canonical
+from nefia.state.digest import canonical
 from nefia.state.limits import MAX_EXPIRIES_PER_APPLY, MAX_REQUESTS, REQUEST_MEMORY_MS
-from nefia.state.ordered import SortedList
+from nefia.state.numbered import Numbered
 from nefia.state.records import Outcome, Refusal, Request, Task, TasksOutcome, TaskState
 
 FINGERPRINT_BYTES = 16
@@ -44,6 +44,14 @@ _CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
     commands.CancelTask: ("queue_cancel", attrgetter("id")),
     commands.RetryTask: ("queue_retry", attrgetter("id")),
     commands.AdvanceTime: ("advance_time", lambda _: ()),
+    commands.BeginRestore: ("begin_restore", attrgetter("restore_id")),
+    commands.RestorePart: ("restore_part", attrgetter("restore_id", "number")),
+    commands.EndRestore: ("end_restore", attrgetter("restore_id", "parts")),
+    commands.SetRetention: ("set_retention", attrgetter("task_retention_ms", "session_gc_ms")),
+    commands.RecordEvent: (
+        "record_event",
+        attrgetter("kind", "node_id", "term", "detail", "reason"),
+    ),
 }
 """By command: the action it stands for, and the caller's part of it."""
 
@@ -55,19 +63,23 @@ def fingerprint(command: Command) -> bytes:
 
 
 class Requests:
-    """The remembered requests; everything but `table` is derived from it."""
+    """The remembered requests by the order of their coming, which is that of their expiry.
+
+    Everything but `table` is derived from it, the numbers in it too.
+    """
 
     def __init__(self, requests: Iterable[Request]) -> None:
-        self.table: Table[str, Request] = Table((request.id, request) for request in requests)
-        self.by_expiry: SortedList[tuple[int, str]] = SortedList(
-            (request.expires_ms, request.id) for request in self.table.records.values()
-        )
+        self.table: Numbered[Request] = Numbered(enumerate(requests))
+        self._numbers = {request.id: n for n, request in enumerate(self.table.snapshot())}
+        self._first, self._next = 0, len(self.table)
+        """No number below the first has a request; the next one is the next to be given."""
 
     def first_outcome(self, request_id: str, command: Command, now: int) -> Outcome | None:
         """What to answer instead of performing `command`, or None if it is to be performed."""
-        first = self.table.records.get(request_id)
+        number = self._numbers.get(request_id)
+        first = None if number is None else self.table[number]
         if first is None or first.expires_ms <= now:
-            if len(self.by_expiry) < MAX_REQUESTS:
+            if len(self.table) < MAX_REQUESTS:
                 return None
             return Refusal(
                 "overloaded", f"{MAX_REQUESTS} request ids are remembered, the most allowed."
@@ -81,26 +93,36 @@ class Requests:
     def remember(self, request_id: str, command: Command, outcome: Outcome, now: int) -> None:
         if not _is_final(command, outcome):
             return
-        expired = self.table.records.get(request_id)
+        expired = self._numbers.get(request_id)
         if expired is not None:
             self._forget(expired)
         request = Request(request_id, fingerprint(command), now + REQUEST_MEMORY_MS, outcome)
-        self.table.put(request_id, request)
-        self.by_expiry.add((request.expires_ms, request_id))
+        number, self._next = self._next, self._next + 1
+        self.table.put(number, request, None)
+        self._numbers[request_id] = number
 
     def expire(self, now: int) -> None:
         for _ in range(MAX_EXPIRIES_PER_APPLY):
-            if not self.by_expiry or self.by_expiry[0][0] > now:
+            oldest = self._oldest()
+            if oldest is None or oldest.expires_ms > now:
                 return
-            self._forget(self.table.records[self.by_expiry[0][1]])
+            self._forget(self._first)
 
     @property
     def next_expiry_ms(self) -> int | None:
-        return self.by_expiry[0][0] if self.by_expiry else None
+        oldest = self._oldest()
+        return None if oldest is None else oldest.expires_ms
 
-    def _forget(self, request: Request) -> None:
-        self.table.remove(request.id)
-        self.by_expiry.remove((request.expires_ms, request.id))
+    def _oldest(self) -> Request | None:
+        while self._first < self._next:
+            oldest = self.table.get(self._first)
+            if oldest is not None:
+                return oldest
+            self._first += 1
+        return None
+
+    def _forget(self, number: int) -> None:
+        del self._numbers[self.table.remove(number).id]
 
 
 def _is_final(command: Command, outcome: Outcome) -> bool:
@@ -115,14 +137,17 @@ def _is_final(command: Command, outcome: Outcome) -> bool:
 # and neither does the result of a task that is done.
 
 
-def without_texts(request: Request, tasks: Mapping[int, Task]) -> Request:
-    """`request` without payloads and results that `tasks`, the state at the same time, has too."""
+def without_texts(request: Request, task_of: Callable[[int], Task | None]) -> Request:
+    """`request` without payloads and results that the state at the same time has too.
+
+    `task_of` gives the task of a number there.
+    """
 
     def strip(task: Task) -> Task:
-        if task.number not in tasks:
+        if task_of(task.number) is None:
             return task
         result = b"" if task.state is TaskState.DONE else task.result
-        return evolve(task, payload=b"", result=result)
+        return replace(task, payload=b"", result=result)
 
     return _with_tasks(request, strip)
 
@@ -134,7 +159,7 @@ def with_texts(request: Request, tasks: Mapping[int, Task]) -> Request:
         if (current := tasks.get(task.number)) is None:
             return task
         result = current.result if task.state is TaskState.DONE else task.result
-        return evolve(task, payload=current.payload, result=result)
+        return replace(task, payload=current.payload, result=result)
 
     return _with_tasks(request, restore)
 
@@ -144,4 +169,4 @@ def _with_tasks(request: Request, change: Callable[[Task], Task]) -> Request:
     if not isinstance(outcome, TasksOutcome):
         return request
     tasks = tuple([change(task) for task in outcome.tasks])
-    return evolve(request, outcome=evolve(outcome, tasks=tasks))
+    return replace(request, outcome=replace(outcome, tasks=tasks))

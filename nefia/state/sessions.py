@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.state.commands import CloseSession, OpenSession, TouchSession, UpdateSession
 from nefia.state.digest import Table
@@ -19,7 +19,7 @@ class Sessions:
     """All sessions, and where to find them; everything but `table` is derived from it.
 
     `now` is always the time of the state. A session that has expired by then does not exist for
-    any caller, even while its turn to be removed has not come.
+    any caller, even while its turn to be removed has not come: that is at the next collection.
     """
 
     def __init__(self, sessions: Iterable[Session]) -> None:
@@ -36,8 +36,13 @@ class Sessions:
     # Commands.
 
     def open(self, command: OpenSession, now: int) -> Outcome:
-        if command.id in self.table.records:
+        former = self.table.records.get(command.id)
+        if former is not None and now < former.expires_ms:
             return Refusal("conflict", f"There is a session {command.id} already.")
+        if former is not None:
+            self._remove(former)
+        if len(self.ids) >= MAX_SESSIONS:
+            self.expire(now)  # earlier than their turn, to make room
         if len(self.ids) >= MAX_SESSIONS:
             return Refusal("overloaded", f"There are {MAX_SESSIONS} sessions, the most allowed.")
         session = Session(
@@ -53,17 +58,21 @@ class Sessions:
             ttl_end_ms=now + command.ttl_ms,
             idle_timeout_ms=command.idle_timeout_ms,
         )
+        self.insert(session)
+        return SessionOutcome(session)
+
+    def insert(self, session: Session) -> None:
+        """One whose id is not here yet."""
         self.table.put(session.id, session)
         self.ids.add(session.id)
         self._ids_of_host.setdefault(session.host, SortedList()).add(session.id)
         self._by_expiry.add((session.expires_ms, session.id))
-        return SessionOutcome(session)
 
     def touch(self, command: TouchSession, now: int) -> Outcome:
         session = self.find(command.id, now)
         if isinstance(session, Refusal):
             return session
-        return self._use(session, evolve(session, last_used_ms=now))
+        return self._use(session, replace(session, last_used_ms=now))
 
     def update(self, command: UpdateSession, now: int) -> Outcome:
         session = self.find(command.id, now)
@@ -71,7 +80,7 @@ class Sessions:
             return session
         cwd = session.cwd if command.cwd is None else command.cwd
         labels = session.labels if command.labels is None else command.labels
-        return self._use(session, evolve(session, cwd=cwd, labels=labels, last_used_ms=now))
+        return self._use(session, replace(session, cwd=cwd, labels=labels, last_used_ms=now))
 
     def close(self, command: CloseSession, now: int) -> Outcome:
         session = self.find(command.id, now)
@@ -88,9 +97,13 @@ class Sessions:
                 return
             self._remove(self.table.records[self._by_expiry[0][1]])
 
-    @property
-    def next_expiry_ms(self) -> int | None:
-        return self._by_expiry[0][0] if self._by_expiry else None
+    def next_expiry_ms(self, now: int, gc_ms: int) -> int | None:
+        """When the next session expires, or those that have are collected, every `gc_ms`."""
+        following = next(self._by_expiry.irange((now + 1, ""), inclusive=(True, True)), None)
+        times = [] if following is None else [following[0]]
+        if self._by_expiry and (first_ms := self._by_expiry[0][0]) <= now:
+            times.append(first_ms + -first_ms % gc_ms)
+        return min(times, default=None)
 
     # Reading.
 

@@ -1,8 +1,8 @@
 """Where to find tasks: what is derived from them, so that no operation looks at all of them.
 
 A task stands on the shelf of its queue and on that of all queues, and if it is for a host also on
-that host's shelf of either: each filter is one shelf. `_lines` says where on a shelf it waits for
-its turn; adding and removing both follow it.
+that host's shelf of either: each filter is one shelf. `TaskIndex.place_of` says where on a shelf
+it stands; adding and removing both follow it.
 """
 
 from __future__ import annotations
@@ -11,151 +11,242 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from typing import TypeAlias
 
-from attrs import define, field
-
+from nefia.state.flow import CLAIMED, COMPLETED, FAILED, PUSHED, Flow
+from nefia.state.number_set import NumberSet
 from nefia.state.ordered import SortedList
 from nefia.state.records import Task, TaskState
 
 ANY = ""
 """In place of a queue or host: all of them."""
 
+KEY_MEMORY_MS = 24 * 3_600_000
+"""How long a key is held after its task is finished (SPEC 8)."""
+
+COMMON_PRIORITY = 0
+"""Its line stays when it is empty, since most shelves have no other."""
+
 Turn: TypeAlias = tuple[int, int]
 """What decides whose turn it is, smallest first, and the task's number."""
 
+READY, DELAYED, LEASED, DONE, DEAD, CANCELLED = range(6)
+"""The places on a shelf: the states of a task, but for pending ones that wait for their time."""
 
-@define
+PLACES_OF: dict[TaskState, tuple[int, ...]] = {
+    TaskState.PENDING: (READY, DELAYED),
+    TaskState.LEASED: (LEASED,),
+    TaskState.DONE: (DONE,),
+    TaskState.DEAD: (DEAD,),
+    TaskState.CANCELLED: (CANCELLED,),
+}
+_PLACE = {state: places[0] for state, places in PLACES_OF.items()}
+_FLOWS = {
+    (READY, LEASED): CLAIMED,
+    (LEASED, DONE): COMPLETED,
+    (LEASED, READY): FAILED,
+    (LEASED, DELAYED): FAILED,
+    (LEASED, DEAD): FAILED,
+}
+"""What a move from one place to another counts as."""
+
+
 class Shelf:
-    """`numbers` of the tasks in each state. `ready`: pending tasks, by -priority.
+    """The numbers of its tasks by their places, and whose turn it is.
 
-    `later`: tasks that become ready by themselves, by when: delayed ones and leased ones.
+    `delayed` says of those at DELAYED when they become ready. `flow` is for a queue's own shelf.
     """
 
-    numbers: dict[TaskState, SortedList[int]] = field(factory=dict)
-    ready: SortedList[Turn] = field(factory=SortedList)
-    later: SortedList[Turn] = field(factory=SortedList)
+    __slots__ = ("_lines", "_priorities", "delayed", "flow", "places")
 
-    def of_state(self, state: TaskState) -> SortedList[int]:
-        numbers = self.numbers.get(state)
-        if numbers is None:
-            numbers = self.numbers[state] = SortedList()
-        return numbers
+    def __init__(self) -> None:
+        self.places = tuple([NumberSet() for _ in range(6)])
+        self.delayed: SortedList[Turn] = SortedList()
+        self.flow = Flow()
+        self._lines = {-COMMON_PRIORITY: NumberSet()}
+        """By the negative of the priority: those at READY."""
+        self._priorities: SortedList[int] = SortedList([-COMMON_PRIORITY])
 
     @property
     def is_empty(self) -> bool:
-        return not any(self.numbers.values())
+        return not any(self.places)
+
+    def count(self, state: TaskState) -> int:
+        return sum(len(self.places[place]) for place in PLACES_OF[state])
+
+    def next_ready(self) -> int | None:
+        """The number of the ready task of the highest priority, and of those the oldest."""
+        for negative in self._priorities:
+            if line := self._lines[negative]:
+                return line.first()
+        return None
+
+    def line_up(self, task: Task) -> None:
+        line = self._lines.get(-task.priority)
+        if line is None:
+            line = self._lines[-task.priority] = NumberSet()
+            self._priorities.add(-task.priority)
+        line.add(task.number)
+
+    def leave_line(self, task: Task) -> None:
+        line = self._lines[-task.priority]
+        line.remove(task.number)
+        if not line and task.priority != COMMON_PRIORITY:
+            del self._lines[-task.priority]
+            self._priorities.remove(-task.priority)
+
+
+_NOTHING = Shelf()
 
 
 class TaskIndex:
     """`ready_before` is state, not derived (see `Counters`): which delayed tasks had their turn.
 
-    `finished` is ordered by when a task was finished. `by_key` has the number of the task that
-    holds a key, by (queue, key). `size_bytes` is the sum over all tasks.
+    `later`: all that become ready by themselves, by when: delayed ones and leased ones. `finished`
+    is ordered by when a task was finished; tasks with a key are apart, at True, since their time is
+    another. `by_key` has the number of the task that holds a key, or held it last, by (queue, key).
+    `size_bytes` is the sum over all tasks.
     """
 
     def __init__(self, tasks: Iterable[Task] = (), ready_before: Turn = (0, 0)) -> None:
         self.ready_before = ready_before
         self.everything = Shelf()
-        self.finished: SortedList[Turn] = SortedList()
+        self.later: SortedList[Turn] = SortedList()
+        self.finished: dict[bool, SortedList[Turn]] = {False: SortedList(), True: SortedList()}
         self.by_key: dict[tuple[str, str], int] = {}
         self.size_bytes = 0
-        self._shelves: dict[str, dict[str, Shelf]] = {ANY: {ANY: self.everything}}
-        """By host and then by queue. Only `everything` stays when it is empty."""
+        self._shelves: dict[tuple[str, str], Shelf] = {(ANY, ANY): self.everything}
+        """By queue and host. Only `everything` stays when it is empty."""
+        self._groups: dict[tuple[str, str], tuple[Shelf, ...]] = {}
+        """The shelves of a task, by its queue and host: the second is its queue's."""
+        self._ends: dict[tuple[str, str], tuple[bool, int]] = {}
         for task in tasks:
-            self.add(task)
+            self.insert(task)
+        self.inserted()
+
+    def insert(self, task: Task) -> None:
+        """One of another state, all of which come one after the other; see `inserted`."""
+        self.size_bytes += task.size_bytes
+        self._enter(task, self.place_of(task), self._shelves_of(task))
+        if task.key:
+            name, end = (task.queue, task.key), (not task.finished_ms, task.finished_ms)
+            if end > self._ends.get(name, (False, -1)):
+                self._ends[name] = end
+                self.by_key[name] = task.number
+
+    def inserted(self) -> None:
+        """That were all of them."""
+        self._ends = {}
+
+    def place_of(self, task: Task) -> int:
+        place = _PLACE[task.state]
+        if place == READY and (task.run_at_ms, task.number) >= self.ready_before:
+            return DELAYED
+        return place
 
     # Keeping up with the tasks.
 
     def add(self, task: Task) -> None:
+        """A new task; it takes its key from whichever task had it."""
         self.size_bytes += task.size_bytes
         if task.key:
             self.by_key[task.queue, task.key] = task.number
-        self._put(task, self._shelves_of(task))
+        shelves = self._shelves_of(task)
+        shelves[1].flow.note(PUSHED, task.created_ms)
+        self._enter(task, self.place_of(task), shelves)
 
     def replace(self, old: Task, new: Task) -> None:
         """`old` has become `new`. Its number, queue, host and key are the same."""
         self.size_bytes += new.size_bytes - old.size_bytes
-        shelves = self._shelves_of(old)
-        self._take(old, shelves)
-        self._put(new, shelves)
+        shelves = self._groups[old.queue, old.host]
+        old_place, new_place = self.place_of(old), self.place_of(new)
+        what = _FLOWS.get((old_place, new_place))
+        if what is not None:
+            shelves[1].flow.note(what, new.updated_ms)
+        self._leave(old, old_place, shelves)
+        self._enter(new, new_place, shelves)
+
+    def hold_key(self, task: Task) -> None:
+        """A task that was finished lives again, and with it its key."""
+        self.by_key[task.queue, task.key] = task.number
 
     def remove(self, task: Task) -> None:
+        """A finished task goes for good."""
         self.size_bytes -= task.size_bytes
-        if task.key:
-            del self.by_key[task.queue, task.key]
-        self._take(task, self._shelves_of(task))
-        for host in {ANY, task.host}:
-            of_host = self._shelves[host]
-            for queue in (ANY, task.queue):
-                shelf = of_host[queue]
-                if shelf.is_empty and shelf is not self.everything:
-                    del of_host[queue]
-            if not of_host:
-                del self._shelves[host]
+        name = (task.queue, task.key)
+        if task.key and self.by_key[name] == task.number:
+            del self.by_key[name]
+        self._leave(task, self.place_of(task), self._shelves_of(task))
+        for queue, host in _filters(task):
+            if self._shelves[queue, host].is_empty and (queue, host) != (ANY, ANY):
+                del self._shelves[queue, host]
+                self._groups.pop((queue, host), None)
 
     def promote(self, task: Task) -> None:
         """`task`, the first of all that are delayed, becomes ready."""
-        for shelf in self._shelves_of(task):
-            shelf.later.remove((task.run_at_ms, task.number))
-            shelf.ready.add((-task.priority, task.number))
+        shelves = self._shelves_of(task)
+        self._leave(task, DELAYED, shelves)
+        self._enter(task, READY, shelves)
         self.ready_before = (task.run_at_ms, task.number + 1)
 
-    def _put(self, task: Task, shelves: list[Shelf]) -> None:
+    def _enter(self, task: Task, place: int, shelves: tuple[Shelf, ...]) -> None:
+        number = task.number
         for shelf in shelves:
-            shelf.of_state(task.state).add(task.number)
-        lines, turn = self._lines(task, shelves)
-        for line in lines:
+            shelf.places[place].add(number)
+            if place == READY:
+                shelf.line_up(task)
+            elif place == DELAYED:
+                shelf.delayed.add((task.run_at_ms, number))
+        if place != READY:
+            line, turn = self._line_of(task, place)
             line.add(turn)
 
-    def _take(self, task: Task, shelves: list[Shelf]) -> None:
+    def _leave(self, task: Task, place: int, shelves: tuple[Shelf, ...]) -> None:
+        number = task.number
         for shelf in shelves:
-            shelf.of_state(task.state).remove(task.number)
-        lines, turn = self._lines(task, shelves)
-        for line in lines:
+            shelf.places[place].remove(number)
+            if place == READY:
+                shelf.leave_line(task)
+            elif place == DELAYED:
+                shelf.delayed.remove((task.run_at_ms, number))
+        if place != READY:
+            line, turn = self._line_of(task, place)
             line.remove(turn)
 
-    def _lines(self, task: Task, shelves: list[Shelf]) -> tuple[list[SortedList[Turn]], Turn]:
-        """Where `task` waits, and as what."""
-        state = task.state
-        if state is TaskState.PENDING:
-            due = (task.run_at_ms, task.number)
-            if due < self.ready_before:
-                return [shelf.ready for shelf in shelves], (-task.priority, task.number)
-            return [shelf.later for shelf in shelves], due
-        if state is TaskState.LEASED:
-            return [shelf.later for shelf in shelves], (task.lease_expires_ms, task.number)
-        return [self.finished], (task.finished_ms, task.number)
+    def _line_of(self, task: Task, place: int) -> tuple[SortedList[Turn], Turn]:
+        """Where a task that is not ready waits for what time brings, and as what."""
+        if place == LEASED:
+            return self.later, (task.lease_expires_ms, task.number)
+        if place == DELAYED:
+            return self.later, (task.run_at_ms, task.number)
+        return self.finished[bool(task.key)], (task.finished_ms, task.number)
 
-    def _shelves_of(self, task: Task) -> list[Shelf]:
-        found = []
-        for host in (ANY, task.host) if task.host else (ANY,):
-            of_host = self._shelves.get(host)
-            if of_host is None:
-                of_host = self._shelves[host] = {}
-            for queue in (ANY, task.queue):
-                shelf = of_host.get(queue)
-                if shelf is None:
-                    shelf = of_host[queue] = Shelf()
-                found.append(shelf)
-        return found
+    def _shelves_of(self, task: Task) -> tuple[Shelf, ...]:
+        shelves = self._groups.get((task.queue, task.host))
+        if shelves is None:
+            shelves = tuple([self._shelves.setdefault(name, Shelf()) for name in _filters(task)])
+            self._groups[task.queue, task.host] = shelves
+        return shelves
 
     # Reading.
 
     def shelf(self, queue: str, host: str) -> Shelf:
         """That of `queue` and `host`, each of which may be ANY. It is for reading only."""
-        return self._shelves.get(host, {}).get(queue) or Shelf()
+        return self._shelves.get((queue, host), _NOTHING)
 
     def numbers_after(
         self, number: int, queue: str, state: TaskState | None, host: str
     ) -> Iterator[int]:
         """The numbers above `number` of the tasks that pass the filters, in order."""
-        numbers = self.shelf(queue, host).numbers
-        wanted = numbers.values() if state is None else [numbers.get(state, SortedList())]
-        return merge(*[some.irange(number, inclusive=(False, True)) for some in wanted])
-
-    def numbers(self) -> list[int]:
-        """All numbers, in an order that depends on the tasks alone."""
-        numbers = self.everything.numbers
-        return [number for state in TaskState for number in numbers.get(state, ())]
+        places = range(6) if state is None else PLACES_OF[state]
+        shelf = self.shelf(queue, host)
+        return merge(*[shelf.places[place].above(number) for place in places])
 
     def queues(self) -> list[str]:
-        return sorted(queue for queue in self._shelves[ANY] if queue != ANY)
+        return sorted(queue for queue, host in self._shelves if queue != ANY and host == ANY)
+
+
+def _filters(task: Task) -> list[tuple[str, str]]:
+    """The shelves that a task stands on, by queue and host."""
+    names = [(ANY, ANY), (task.queue, ANY)]
+    if task.host:
+        names += [(ANY, task.host), (task.queue, task.host)]
+    return names

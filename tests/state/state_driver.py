@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 
 from nefia.state.commands import Change, ClaimTasks, Command, NewTask, OpenSession, PushTasks
 from nefia.state.machine import Machine
@@ -33,7 +34,7 @@ class Driver:
 
     def do(self, command: Command, request_id: str = "") -> Outcome:
         index = self.machine.applied_index + 1
-        return self.machine.apply(index, Change(self.now_ms, request_id, command))
+        return self.machine.apply(index, [Change(self.now_ms, request_id, command)])[0]
 
     def refused(self, command: Command, request_id: str = "") -> str:
         outcome = self.do(command, request_id)
@@ -52,7 +53,7 @@ class Driver:
         return outcome.session
 
     def push(self, payload: bytes = b"1", request_id: str = "", **fields: Any) -> Task:
-        new = evolve(NewTask(payload), **fields)
+        new = replace(NewTask(payload), **fields)
         return self.task(PushTasks((new,)), request_id)
 
     def claims(
@@ -67,7 +68,7 @@ class Driver:
         return task
 
     def open(self, **fields: Any) -> Session:
-        return self.session(evolve(NEW_SESSION, **fields))
+        return self.session(replace(NEW_SESSION, **fields))
 
     def wait(self, milliseconds: int) -> None:
         self.now_ms += milliseconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.errors import InvalidArgument, NefiaError, TooLarge
 from nefia.state import limits
@@ -21,6 +21,7 @@ from nefia.state.commands import (
     NewTask,
     PushTasks,
     RetryTask,
+    SetRetention,
     TouchSession,
     UpdateSession,
 )
@@ -34,7 +35,7 @@ ID = NEW_SESSION.id
 
 GOOD: list[Command] = [
     NEW_SESSION,
-    evolve(NEW_SESSION, root="", cwd="", user="", shell="", labels={"a b": "multi\nline"}),
+    replace(NEW_SESSION, root="", cwd="", user="", shell="", labels={"a b": "multi\nline"}),
     TouchSession(ID[:8]),
     UpdateSession(ID, None, None),
     UpdateSession(ID, "/tmp", {}),
@@ -42,7 +43,7 @@ GOOD: list[Command] = [
     PushTasks((TASK,) * limits.MAX_PUSH_TASKS),
     PushTasks((NewTask(b"x" * limits.MAX_PAYLOAD_BYTES, "q", "h", -1_000_000, 0, "k\u00e9y", 1),)),
     CLAIM,
-    evolve(CLAIM, queue="", lease_ms=limits.MIN_LEASE_MS, limit=limits.MAX_CLAIM_TASKS),
+    replace(CLAIM, queue="", lease_ms=limits.MIN_LEASE_MS, limit=limits.MAX_CLAIM_TASKS),
     ExtendTask("1", 1, limits.MAX_LEASE_MS),
     AckTask("18446744073709551615", 1, b"null"),
     FailTask("1", 1, "", None),
@@ -50,22 +51,23 @@ GOOD: list[Command] = [
     CancelTask("1"),
     RetryTask("1"),
     AdvanceTime(),
+    SetRetention(60_000, 60_000),
 ]
 
 BAD: list[tuple[type[NefiaError], Command]] = [
-    (InvalidArgument, evolve(NEW_SESSION, host="")),
-    (InvalidArgument, evolve(NEW_SESSION, host="a\nb")),
-    (InvalidArgument, evolve(NEW_SESSION, user="\ud800")),
-    (InvalidArgument, evolve(NEW_SESSION, cwd="\ud800")),
-    (InvalidArgument, evolve(NEW_SESSION, shell="/bin/sh\0")),
-    (InvalidArgument, evolve(NEW_SESSION, ttl_ms=0)),
-    (InvalidArgument, evolve(NEW_SESSION, idle_timeout_ms=2**62)),
-    (InvalidArgument, evolve(NEW_SESSION, labels={"": "x"})),
-    (TooLarge, evolve(NEW_SESSION, host="h" * 256)),
-    (TooLarge, evolve(NEW_SESSION, root="/" * 4097)),
-    (TooLarge, evolve(NEW_SESSION, labels={str(n): "" for n in range(65)})),
-    (TooLarge, evolve(NEW_SESSION, labels={"n" * 129: ""})),
-    (TooLarge, evolve(NEW_SESSION, labels={"n": "\u00e9" * 513})),
+    (InvalidArgument, replace(NEW_SESSION, host="")),
+    (InvalidArgument, replace(NEW_SESSION, host="a\nb")),
+    (InvalidArgument, replace(NEW_SESSION, user="\ud800")),
+    (InvalidArgument, replace(NEW_SESSION, cwd="\ud800")),
+    (InvalidArgument, replace(NEW_SESSION, shell="/bin/sh\0")),
+    (InvalidArgument, replace(NEW_SESSION, ttl_ms=0)),
+    (InvalidArgument, replace(NEW_SESSION, idle_timeout_ms=2**62)),
+    (InvalidArgument, replace(NEW_SESSION, labels={"": "x"})),
+    (TooLarge, replace(NEW_SESSION, host="h" * 256)),
+    (TooLarge, replace(NEW_SESSION, root="/" * 4097)),
+    (TooLarge, replace(NEW_SESSION, labels={str(n): "" for n in range(65)})),
+    (TooLarge, replace(NEW_SESSION, labels={"n" * 129: ""})),
+    (TooLarge, replace(NEW_SESSION, labels={"n": "\u00e9" * 513})),
     (InvalidArgument, TouchSession(ID[:7])),
     (InvalidArgument, TouchSession(ID.upper())),
     (InvalidArgument, UpdateSession("x" * 8, None, None)),
@@ -74,21 +76,21 @@ BAD: list[tuple[type[NefiaError], Command]] = [
     (InvalidArgument, CloseSession("")),
     (InvalidArgument, PushTasks(())),
     (TooLarge, PushTasks((TASK,) * (limits.MAX_PUSH_TASKS + 1))),
-    (TooLarge, PushTasks((evolve(TASK, payload=b"x" * 250_000),) * 5)),
-    (TooLarge, PushTasks((evolve(TASK, payload=b"x" * (limits.MAX_PAYLOAD_BYTES + 1)),))),
-    (TooLarge, PushTasks((evolve(TASK, key="k" * 257),))),
-    (TooLarge, PushTasks((evolve(TASK, queue="q" * 129),))),
-    (InvalidArgument, PushTasks((TASK, evolve(TASK, payload=b"")))),
-    (InvalidArgument, PushTasks((evolve(TASK, queue=""),))),
-    (InvalidArgument, PushTasks((evolve(TASK, priority=1_000_001),))),
-    (InvalidArgument, PushTasks((evolve(TASK, delay_ms=-1),))),
-    (InvalidArgument, PushTasks((evolve(TASK, delay_ms=limits.MAX_DELAY_MS + 1),))),
-    (InvalidArgument, PushTasks((evolve(TASK, max_attempts=0),))),
-    (InvalidArgument, evolve(CLAIM, worker="")),
-    (InvalidArgument, evolve(CLAIM, lease_ms=999)),
-    (InvalidArgument, evolve(CLAIM, lease_ms=limits.MAX_LEASE_MS + 1)),
-    (InvalidArgument, evolve(CLAIM, limit=0)),
-    (InvalidArgument, evolve(CLAIM, limit=limits.MAX_CLAIM_TASKS + 1)),
+    (TooLarge, PushTasks((replace(TASK, payload=b"x" * 250_000),) * 5)),
+    (TooLarge, PushTasks((replace(TASK, payload=b"x" * (limits.MAX_PAYLOAD_BYTES + 1)),))),
+    (TooLarge, PushTasks((replace(TASK, key="k" * 257),))),
+    (TooLarge, PushTasks((replace(TASK, queue="q" * 129),))),
+    (InvalidArgument, PushTasks((TASK, replace(TASK, payload=b"")))),
+    (InvalidArgument, PushTasks((replace(TASK, queue=""),))),
+    (InvalidArgument, PushTasks((replace(TASK, priority=1_000_001),))),
+    (InvalidArgument, PushTasks((replace(TASK, delay_ms=-1),))),
+    (InvalidArgument, PushTasks((replace(TASK, delay_ms=limits.MAX_DELAY_MS + 1),))),
+    (InvalidArgument, PushTasks((replace(TASK, max_attempts=0),))),
+    (InvalidArgument, replace(CLAIM, worker="")),
+    (InvalidArgument, replace(CLAIM, lease_ms=999)),
+    (InvalidArgument, replace(CLAIM, lease_ms=limits.MAX_LEASE_MS + 1)),
+    (InvalidArgument, replace(CLAIM, limit=0)),
+    (InvalidArgument, replace(CLAIM, limit=limits.MAX_CLAIM_TASKS + 1)),
     (InvalidArgument, ExtendTask("1", 0, 1000)),
     (InvalidArgument, ExtendTask("1", 2**63, 1000)),
     (InvalidArgument, ExtendTask("1", 1, 0)),
@@ -100,6 +102,8 @@ BAD: list[tuple[type[NefiaError], Command]] = [
     (InvalidArgument, FailTask("1", 1, "", -1)),
     (InvalidArgument, CancelTask("01")),
     (InvalidArgument, RetryTask("")),
+    (InvalidArgument, SetRetention(59_999, 60_000)),
+    (InvalidArgument, SetRetention(60_000, 59_999)),
 ]
 
 

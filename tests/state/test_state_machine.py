@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.errors import DataDamaged, LeaseLost, NotFound
 from nefia.state import commands, digest, queue
@@ -48,6 +49,7 @@ def busy() -> Driver:
     driver.claims(limit=2)
     driver.do(CancelTask("8"))
     driver.do(CancelTask("99"), "refused")
+    driver.do(commands.RecordEvent("elected", "node-1", 1, "", "", 0))
     return driver
 
 
@@ -98,7 +100,7 @@ def test_in_the_end_everything_that_can_expire_has_expired() -> None:
         driver.do(AdvanceTime())
     pending = [stats.pending for stats in driver.machine.queue_stats().values()]
     assert sum(pending) == 20 - 5
-    assert len(list(driver.machine.snapshot_records())) == 1 + 15
+    assert len(list(driver.machine.snapshot_records())) == 1 + 15 + 1
 
 
 # Snapshots and digest.
@@ -212,9 +214,9 @@ def test_the_hash_seed_makes_no_difference() -> None:
 HUGE = 2**70
 NO_TEXT = "\ud800\0"
 STRANGE: list[Command] = [
-    evolve(NEW_SESSION, id="", host="", labels={NO_TEXT: NO_TEXT}),
-    evolve(NEW_SESSION, id=NO_TEXT, ttl_ms=HUGE, idle_timeout_ms=-HUGE),
-    evolve(NEW_SESSION, ttl_ms=HUGE, idle_timeout_ms=HUGE),
+    replace(NEW_SESSION, id="", host="", labels={NO_TEXT: NO_TEXT}),
+    replace(NEW_SESSION, id=NO_TEXT, ttl_ms=HUGE, idle_timeout_ms=-HUGE),
+    replace(NEW_SESSION, ttl_ms=HUGE, idle_timeout_ms=HUGE),
     commands.TouchSession(""),
     commands.TouchSession(NO_TEXT),
     UpdateSession(NEW_SESSION.id, NO_TEXT, {NO_TEXT: ""}),
@@ -234,6 +236,14 @@ STRANGE: list[Command] = [
     CancelTask("1" * 5000),
     commands.RetryTask("\u0663"),
     AdvanceTime(),
+    commands.RecordEvent(NO_TEXT, NO_TEXT, HUGE, NO_TEXT, NO_TEXT, -HUGE),
+    commands.SetRetention(-HUGE, 0),
+    commands.SetRetention(HUGE, HUGE),
+    commands.BeginRestore(NO_TEXT, HUGE, HUGE, HUGE, -HUGE, HUGE),
+    commands.RestorePart(NO_TEXT, 0, b"\xc1", b""),
+    commands.EndRestore(NO_TEXT, HUGE, HUGE),
+    commands.EndRestore(NO_TEXT, 0, -HUGE),
+    PushTasks((NewTask(b"1"),)),
 ]
 
 
@@ -252,7 +262,7 @@ def test_apply_never_raises() -> None:
 def test_apply_is_total_in_the_order_of_entries_only() -> None:
     machine = Machine()
     with pytest.raises(AssertionError):
-        machine.apply(2, Change(0, "", AdvanceTime()))
+        machine.apply(2, [Change(0, "", AdvanceTime())])
 
 
 def test_a_refusal_becomes_the_error_of_its_code() -> None:

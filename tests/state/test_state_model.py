@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import pytest
-from attrs import define, evolve, field
+from attrs import define, field
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,9 +18,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from nefia.state import commands, queue, requests, sessions
-from nefia.state.commands import AdvanceTime, ClaimTasks, Command, NewTask, PushTasks
+from nefia.state.commands import (
+    AdvanceTime,
+    ClaimTasks,
+    Command,
+    NewTask,
+    PushTasks,
+    SetRetention,
+)
 from nefia.state.queue import backoff_ms
 from nefia.state.records import Outcome, Refusal, SessionOutcome, Task, TasksOutcome, TaskState
 from tests.state.state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
@@ -57,13 +65,14 @@ class Model:
     answered: dict[str, tuple[int, object, object]] = field(factory=dict)
     pushed: int = 0
     tokens: int = 0
+    retention: int = DAY_MS
 
     def apply(self, now: int, request: str, command: Command) -> object:
         self.now = max(self.now, now)
         self._pass_time()
         content: Command = command
         if isinstance(command, commands.OpenSession):  # The leader makes up id and lifetimes.
-            content = evolve(command, id="", idle_timeout_ms=0)
+            content = replace(command, id="", idle_timeout_ms=0)
         if request in self.answered:
             _, first, answer = self.answered[request]
             return answer if first == content else "conflict"
@@ -81,7 +90,7 @@ class Model:
         self.tasks = [
             task
             for task in self.tasks
-            if task.state not in OVER or task.ended_at + DAY_MS > self.now
+            if task.state not in OVER or task.ended_at + self._kept(task) > self.now
         ]
         self.sessions = {
             name: (opened, used, idle)
@@ -89,6 +98,17 @@ class Model:
             if self.now < min(opened + DAY_MS, used + idle)
         }
         self.answered = {name: old for name, old in self.answered.items() if old[0] > self.now}
+
+    def _kept(self, task: Life) -> int:
+        return max(self.retention, DAY_MS) if task.new.key else self.retention
+
+    def _holder(self, new: NewTask) -> Life | None:
+        """The task that has the key of `new`."""
+        for task in self.tasks:
+            ended = task.state in OVER and task.ended_at + DAY_MS <= self.now
+            if new.key and not ended and (task.new.queue, task.new.key) == (new.queue, new.key):
+                return task
+        return None
 
     def _perform(self, command: Command) -> object:
         match command:
@@ -103,28 +123,35 @@ class Model:
                 return command.id
             case commands.TouchSession() | commands.UpdateSession() | commands.CloseSession():
                 return self._session(command.id, isinstance(command, commands.CloseSession))
-            case AdvanceTime():
+            case AdvanceTime() | commands.RecordEvent():
                 return None
+            case SetRetention():
+                self.retention = command.task_retention_ms
+                return None
+            case commands.BeginRestore() | commands.RestorePart() | commands.EndRestore():
+                raise AssertionError("test_state_restoring is about these")
             case _:
                 return self._task(command)
 
     def _push(self, new: NewTask) -> int:
-        for task in self.tasks:
-            if new.key and (task.new.queue, task.new.key) == (new.queue, new.key):
-                return task.id
+        if (holder := self._holder(new)) is not None:
+            return holder.id
         self.pushed += 1
         self.tasks.append(Life(self.pushed, new, self.now + new.delay_ms))
         return self.pushed
 
-    def _claim(self, command: ClaimTasks) -> list[int]:
-        ready = [
+    def ready(self, queue: str, host: str) -> list[Life]:
+        return [
             task
             for task in self.tasks
             if task.state == "pending"
             and task.run_at <= self.now
-            and command.queue in ("", task.new.queue)
-            and command.host in ("", task.new.host)
+            and queue in ("", task.new.queue)
+            and host in ("", task.new.host)
         ]
+
+    def _claim(self, command: ClaimTasks) -> list[int]:
+        ready = self.ready(command.queue, command.host)
         ready.sort(key=lambda task: (-task.new.priority, task.id))
         for task in ready[: command.limit]:
             self.tokens += 1
@@ -156,6 +183,8 @@ class Model:
             return [task.id]
         if isinstance(command, commands.RetryTask):
             if task.state not in ("dead", "cancelled"):
+                return "conflict"
+            if self._holder(task.new) not in (None, task):
                 return "conflict"
             task.state, task.attempt, task.run_at, task.lost = "pending", 0, self.now, 0
             return [task.id]
@@ -205,7 +234,7 @@ NEW_TASKS = st.builds(
     HOSTS,
     st.sampled_from([0, 1]),
     st.sampled_from([0, 0, 10, LEASE_MS]),
-    st.sampled_from(["", "", "k"]),
+    st.sampled_from(["", "k"]),
     st.sampled_from([1, 2]),
 )
 ANSWERS = st.one_of(
@@ -256,7 +285,7 @@ class Behaviour(RuleBasedStateMachine):
         if leased:
             task = data.draw(st.sampled_from(leased))
             command = data.draw(ANSWERS)
-            self.do(evolve(command, id=task.id, token=task.token))
+            self.do(replace(command, id=task.id, token=task.token))
 
     @rule(name=TASK_IDS, kind=st.sampled_from([commands.CancelTask, commands.RetryTask]))
     def decide(self, name: str, kind: type[commands.CancelTask]) -> None:
@@ -264,11 +293,18 @@ class Behaviour(RuleBasedStateMachine):
 
     @rule(name=SESSION_IDS, idle=st.sampled_from([10, HOUR_MS]), request=REQUESTS)
     def open(self, name: str, idle: int, request: str) -> None:
-        self.do(evolve(NEW_SESSION, id=name, idle_timeout_ms=idle), request)
+        self.do(replace(NEW_SESSION, id=name, idle_timeout_ms=idle), request)
 
     @rule(name=SESSION_IDS, kind=st.sampled_from([commands.TouchSession, commands.CloseSession]))
     def use(self, name: str, kind: type[commands.TouchSession]) -> None:
         self.do(kind(name))
+
+    @rule(
+        retention=st.sampled_from([HOUR_MS, DAY_MS, 3 * DAY_MS]),
+        session_gc=st.sampled_from([1, 60_000, HOUR_MS]),
+    )
+    def set_retention(self, retention: int, session_gc: int) -> None:
+        self.do(SetRetention(retention, session_gc))
 
     @rule(milliseconds=st.sampled_from([1, 9, LEASE_MS - 1, LEASE_MS, HOUR_MS, DAY_MS]))
     def wait(self, milliseconds: int) -> None:
@@ -289,6 +325,12 @@ class Behaviour(RuleBasedStateMachine):
         assert [session.id for session in machine.list_sessions()[0]] == sorted(model.sessions)
         for queue_name in ("", "a"):
             for host in ("", "h"):
+                ready = model.ready(queue_name, host)
+                assert machine.ready(queue_name, host) == len(ready)
+                if queue_name:
+                    assert machine.queue_stats(queue_name)[queue_name].ready == len(
+                        model.ready(queue_name, "")
+                    )
                 for state in (None, TaskState.PENDING, TaskState.DONE):
                     found, _ = machine.list_tasks(queue_name, state, host)
                     assert [likeness(task) for task in found] == [

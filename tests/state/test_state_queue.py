@@ -99,8 +99,12 @@ def test_the_time_of_the_next_task_for_a_waiting_claim() -> None:
     assert machine.next_ready_ms("a", "web-2") is None
     driver.push(queue="a")
     assert machine.next_ready_ms("a") == machine.time_ms
+    assert (machine.ready("a", ""), machine.ready("", ""), machine.ready("b", "")) == (1, 1, 0)
     driver.claim("a", lease_ms=2000)
-    assert machine.next_ready_ms("a") == driver.now_ms + 2000
+    assert machine.next_ready_ms("a") == driver.now_ms + 5000
+    driver.wait(2000)
+    driver.do(AdvanceTime())
+    assert machine.next_ready_ms("a") == machine.time_ms
 
 
 # Leases and tokens.
@@ -282,44 +286,6 @@ def test_a_retried_task_is_not_removed_with_its_former_life() -> None:
     driver.do(RetryTask(dead.id))
     driver.wait(DAY_MS)
     assert driver.claim().id == dead.id
-
-
-# Keys and retention.
-
-
-def test_a_key_makes_push_idempotent_in_its_queue() -> None:
-    driver = Driver()
-    first = driver.push(key="k")
-    claimed = driver.claim()
-    assert driver.do(PushTasks((NewTask(b"2", key="k"),))) == TasksOutcome((claimed,), (False,))
-    assert driver.push(key="k", queue="other").id != first.id
-    driver.do(AckTask(claimed.id, claimed.token, b"1"))
-    driver.wait(DAY_MS - 1)
-    assert driver.push(key="k").state is TaskState.DONE
-    driver.wait(1)
-    assert driver.push(b"3", key="k").payload == b"3"
-
-
-def test_a_key_twice_in_one_batch() -> None:
-    outcome = Driver().do(PushTasks((NewTask(b"1", key="k"), NewTask(b"2", key="k"))))
-    assert isinstance(outcome, TasksOutcome)
-    assert outcome.changed == (True, False)
-    assert outcome.tasks[0] == outcome.tasks[1]
-
-
-def test_finished_tasks_are_removed_after_their_retention() -> None:
-    driver = Driver()
-    dead = finished_dead(driver)
-    assert driver.machine.next_expiry_ms() == driver.now_ms + DAY_MS
-    driver.wait(DAY_MS - 1)
-    driver.do(AdvanceTime())
-    assert driver.machine.get_task(dead.id) == dead
-    driver.wait(1)
-    driver.do(AdvanceTime())
-    assert driver.machine.list_tasks() == ((), None)
-    assert driver.machine.queue_stats() == {}
-    assert driver.machine.next_expiry_ms() is None
-    assert driver.push().id == "2"
 
 
 # Bounds.

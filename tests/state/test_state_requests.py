@@ -5,7 +5,7 @@ outcome and changes nothing, also after a leader change and a snapshot".
 from __future__ import annotations
 
 import pytest
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.state import requests
 from nefia.state.commands import (
@@ -65,16 +65,16 @@ def test_the_same_id_with_other_content_is_a_conflict() -> None:
 
 
 def test_what_the_leader_makes_up_is_not_content() -> None:
-    again = evolve(NEW_SESSION, id="f" * 16, ttl_ms=1, idle_timeout_ms=1)
+    again = replace(NEW_SESSION, id="f" * 16, ttl_ms=1, idle_timeout_ms=1)
     first, second = twice(Driver(), NEW_SESSION, again)
     assert first == second
-    first, second = twice(Driver(), NEW_SESSION, evolve(again, cwd="/tmp"))
+    first, second = twice(Driver(), NEW_SESSION, replace(again, cwd="/tmp"))
     assert first != second
 
 
 def test_the_order_of_labels_is_not_content() -> None:
-    one = evolve(NEW_SESSION, labels={"a": "1", "b": "2"})
-    other = evolve(NEW_SESSION, labels={"b": "2", "a": "1"})
+    one = replace(NEW_SESSION, labels={"a": "1", "b": "2"})
+    other = replace(NEW_SESSION, labels={"b": "2", "a": "1"})
     first, second = twice(Driver(), one, other)
     assert first == second
 
@@ -95,7 +95,7 @@ def test_refusals_are_outcomes_too() -> None:
 
 def test_a_claim_that_found_nothing_is_remembered_unless_it_waits() -> None:
     driver = Driver()
-    waiting = evolve(CLAIM, wait=True)
+    waiting = replace(CLAIM, wait=True)
     nothing = TasksOutcome((), ())
     assert driver.do(CLAIM, "final") == nothing
     assert driver.do(waiting, "waiting") == nothing
@@ -103,7 +103,7 @@ def test_a_claim_that_found_nothing_is_remembered_unless_it_waits() -> None:
     assert driver.do(CLAIM, "final") == nothing
     first = driver.do(waiting, "waiting")
     assert first != nothing
-    assert driver.do(evolve(waiting, wait=False), "waiting") == first
+    assert driver.do(replace(waiting, wait=False), "waiting") == first
 
 
 def test_beyond_the_limit_new_ids_are_overloaded_until_old_ones_are_forgotten(

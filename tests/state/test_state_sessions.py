@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from attrs import evolve
+from msgspec.structs import replace
 
 from nefia.errors import Conflict, InvalidArgument, NotFound
 from nefia.state import sessions
-from nefia.state.commands import AdvanceTime, CloseSession, TouchSession, UpdateSession
+from nefia.state.commands import (
+    AdvanceTime,
+    CloseSession,
+    SetRetention,
+    TouchSession,
+    UpdateSession,
+)
 from nefia.state.limits import MAX_ANSWER_BYTES
 from tests.state.state_driver import DAY_MS, NEW_SESSION, Driver
 
@@ -145,11 +151,56 @@ def test_expired_sessions_are_hidden_while_they_wait_to_be_removed(
     assert machine.next_expiry_ms() is None
 
 
+def test_expired_sessions_are_collected_once_an_interval() -> None:
+    driver = Driver(now_ms=0)
+    driver.do(SetRetention(DAY_MS, 600_000))
+    for number in range(3):
+        driver.open(id=f"{number:016x}", idle_timeout_ms=60_000 + number)
+    assert driver.machine.next_expiry_ms() == 60_000
+    driver.wait(60_001)
+    driver.do(AdvanceTime())
+    assert len(driver.machine.list_sessions()[0]) == 1
+    assert driver.machine.next_expiry_ms() == 60_002
+    driver.wait(10_000)
+    driver.do(AdvanceTime())
+    assert driver.machine.next_expiry_ms() == 600_000
+    driver.wait(529_998)
+    driver.do(AdvanceTime())
+    assert driver.machine.list_sessions() == ((), None)
+    assert sessions_held(driver) == 3
+    driver.wait(1)
+    driver.do(AdvanceTime())
+    assert sessions_held(driver) == 0
+    assert driver.machine.next_expiry_ms() is None
+
+
+def test_an_expired_session_stands_in_nobodys_way() -> None:
+    driver = Driver(now_ms=0)
+    driver.open(id="a" * 16, idle_timeout_ms=1000)
+    driver.wait(1000)
+    assert driver.open(id="a" * 16).created_ms == 1000
+    assert sessions_held(driver) == 1
+
+
+def test_collection_comes_early_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    driver = Driver(now_ms=0)
+    driver.open(id="a" * 16, idle_timeout_ms=1000)
+    driver.open(id="b" * 16)
+    driver.wait(1000)
+    driver.open(id="c" * 16)
+    assert driver.refused(replace(NEW_SESSION, id="d" * 16)) == "overloaded"
+
+
+def sessions_held(driver: Driver) -> int:
+    return sum(kind == "session" for kind, _ in driver.machine.snapshot_records())
+
+
 def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
     driver = Driver()
     first = driver.open()
-    another = evolve(NEW_SESSION, id="f" * 16)
+    another = replace(NEW_SESSION, id="f" * 16)
     assert driver.refused(another, "r") == "overloaded"
     driver.do(CloseSession(first.id))
     assert driver.session(another, "r").id == another.id

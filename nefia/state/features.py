@@ -1,0 +1,21 @@
+"""The feature level: what every member of the cluster understands (SPEC 6).
+
+Nodes of the versions N and N+1 run together, so a kind of command that N does not know may be
+proposed only when no voter is an N any more. Each node says in its handshake up to which level it
+understands; the leader records that with the member, in the replicated configuration, and
+`Configuration.features` is the lowest level of all voters.
+"""
+
+from __future__ import annotations
+
+FEATURES = 1
+"""What this program understands: levels 1 to this. Raised with every release that adds commands."""
+
+HISTORY = 1
+"""`RecordEvent`, the leader's own entries in the history."""
+
+RESTORE = 1
+"""`BeginRestore` and what follows it, another state in place of the present one."""
+
+RETENTION = 1
+"""`SetRetention`, how long the leader's configuration has finished tasks kept."""
