@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import outcome
 import trio
@@ -19,6 +19,43 @@ MAX_WAITING_JOBS = 1024
 """More means that somebody asks without waiting for answers."""
 
 T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """Something that an `IoThread` has been told to do. Made by `IoThread.begin`."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._token = trio.lowlevel.current_trio_token()
+        self._result: outcome.Outcome[T] | None = None
+        self._waiting: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> T:
+        """What the work returns or raises; for one task.
+
+        A caller that is cancelled stops waiting; its job is done nevertheless, in its turn.
+        """
+        if self._result is not None:
+            await trio.lowlevel.checkpoint()
+            return self._result.unwrap()
+        self._waiting = trio.lowlevel.current_task()
+        result: T = await trio.lowlevel.wait_task_rescheduled(self._abandon)
+        return result
+
+    def perform(self) -> None:
+        """In the thread."""
+        result = outcome.capture(self._work)
+        with suppress(trio.RunFinishedError):  # then nobody is left who could be told
+            self._token.run_sync_soon(self._done, result)
+
+    def _done(self, result: outcome.Outcome[T]) -> None:
+        self._result = result
+        if self._waiting is not None:
+            trio.lowlevel.reschedule(self._waiting, result)
+
+    def _abandon(self, _: object) -> trio.lowlevel.Abort:
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class IoThread:
@@ -30,37 +67,18 @@ class IoThread:
         # A daemon thread: one that hangs in a dead disk must not keep the process alive.
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """What `job` returns or raises, done in the thread.
-
-        A caller that is cancelled stops waiting; its job is done nevertheless, in its turn.
-        """
+    def begin(self, work: Callable[[], T]) -> Job[T]:
+        """Have `work` done, whether anybody waits for it or not."""
         assert not self._stopped, "the store is closed"
         assert self._jobs.qsize() < MAX_WAITING_JOBS, "jobs without end"
+        job = Job(work)
+        self._jobs.put(job.perform)
+        return job
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises, done in the thread. See `Job.wait`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        task = trio.lowlevel.current_task()
-        token = trio.lowlevel.current_trio_token()
-        waiting = True
-
-        def done(result: outcome.Outcome[T]) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                trio.lowlevel.reschedule(task, result)
-
-        def perform() -> None:
-            result = outcome.capture(job)
-            with suppress(trio.RunFinishedError):  # then nobody is left who could be told
-                token.run_sync_soon(done, result)
-
-        def abandon(_: object) -> trio.lowlevel.Abort:
-            nonlocal waiting
-            waiting = False
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._jobs.put(perform)
-        result: T = await trio.lowlevel.wait_task_rescheduled(abandon)
-        return result
+        return await self.begin(work).wait()
 
     def stop(self) -> None:
         """The thread ends after the jobs that it has been given; it takes no more."""
@@ -68,5 +86,5 @@ class IoThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (perform := self._jobs.get()) is not None:
+            perform()

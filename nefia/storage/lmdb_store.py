@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from nefia.clock import NodeClock, TrioNodeClock
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry
 from nefia.storage import layout, raft_db
-from nefia.storage.io_thread import IoThread
+from nefia.storage.io_thread import IoThread, Job
 from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
+from nefia.storage.snapshot_files import SNAPSHOTS_DIRECTORY, FileSnapshots
 from nefia.storage.store import Identity, Stored
 
 INSTANCE_ID_BYTES = 8
@@ -35,8 +36,12 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 T = TypeVar("T")
 
 
-async def open_lmdb(data_dir: Path, node_id: str, clock: NodeClock | None = None) -> LmdbStore:
+async def open_lmdb(
+    data_dir: Path, node_id: str | None, clock: NodeClock | None = None
+) -> LmdbStore:
     """Open, or create with a new instance id, the store of `node_id` in `data_dir`.
+
+    Without a `node_id`, whosever it is; it has to be there then.
 
     A file that exists is first checked whole by a child process, since a damaged one can kill
     whoever maps it. Raises `DataInUse`, `DataDamaged`, `NewerFormat`, `OtherNode`, `Permission`,
@@ -58,7 +63,7 @@ class LmdbStore:
     caller that is cancelled stops waiting, but its write is still carried out, in order.
     """
 
-    def __init__(self, data_dir: Path, node_id: str, clock: NodeClock) -> None:
+    def __init__(self, data_dir: Path, node_id: str | None, clock: NodeClock) -> None:
         self._data_dir = data_dir
         self._path = data_dir / layout.DATABASE_FILE
         self._node_id = node_id
@@ -66,6 +71,7 @@ class LmdbStore:
         self._writer = IoThread("raft.db writer")
         self._reader = IoThread("raft.db reader")
         self._opened = ExitStack()  # touched by the writing thread only
+        self._snapshots = FileSnapshots(data_dir / SNAPSHOTS_DIRECTORY)
         self._closed = False
         self._db: RaftDb
 
@@ -73,23 +79,37 @@ class LmdbStore:
     def identity(self) -> Identity:
         return self._db.identity
 
+    @property
+    def snapshots(self) -> FileSnapshots:
+        return self._snapshots
+
     async def load(self, tail_bytes: int) -> Stored:
         return await self._do(self._reader, partial(self._db.load, tail_bytes))
 
+    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
+        return partial(self._finish, self._writer.begin(partial(self._db.write, write)))
+
     async def write(self, write: Write) -> None:
-        await self._do(self._writer, partial(self._db.write, write))
+        await self.begin_write(write)()
 
     async def read(self, first: int, last: int, limit_bytes: int) -> tuple[Entry, ...]:
         return await self._do(self._reader, partial(self._db.read, first, last, limit_bytes))
 
-    async def join(self, cluster_id: str) -> None:
+    async def join(self, cluster_id: str, lineage: str = "") -> None:
         if self.identity.cluster_id == cluster_id:
             return
         if self.identity.cluster_id:
             raise errors.OtherCluster(
                 f"{self._data_dir} belongs to cluster {self.identity.cluster_id}, not {cluster_id}"
             )
-        await self._do(self._writer, partial(self._db.join, cluster_id))
+        await self._do(self._writer, partial(self._db.join, cluster_id, lineage))
+
+    async def recover(self, lineage: str, write: Write) -> None:
+        """Begin, or follow, another lineage of the same cluster, and make `write` durable with it.
+
+        For `nefia.recovery` alone, while no daemon runs.
+        """
+        await self._do(self._writer, partial(self._db.recover, lineage, write))
 
     async def close(self) -> None:
         """Finish what was asked for and release the directory, also if cancelled.
@@ -103,7 +123,9 @@ class LmdbStore:
         deadline = self._clock.now() + CLOSE_TIMEOUT_SECONDS
         with self._clock.deadline_scope(deadline) as scope:
             scope.shield = True
-            await self._writer.run(self._opened.close)
+            async with trio.open_nursery() as nursery:  # neither waits for the other
+                nursery.start_soon(self._snapshots.close)
+                nursery.start_soon(self._writer.run, self._opened.close)
         self._writer.stop()
         self._reader.stop()
 
@@ -115,6 +137,7 @@ class LmdbStore:
         if not is_new:
             await self._verify()
         await self._do(self._writer, self._map)
+        await self._snapshots.open()
 
     def _prepare(self) -> bool:
         """Lock the directory; whether raft.db was missing and has been made."""
@@ -123,6 +146,7 @@ class LmdbStore:
         if self._path.exists():
             _forget_cache(self._path)
             return False
+        assert self._node_id is not None, "only a directory that is there may be anyone's"
         instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
         raft_db.create(self._path, Identity(self._node_id, instance_id, cluster_id=""))
         return True
@@ -151,6 +175,8 @@ class LmdbStore:
         self._db = RaftDb(self._path)
         self._opened.callback(self._db.close)
         found = self._db.identity.node_id
+        if self._node_id is None:
+            self._node_id = found
         if found != self._node_id:
             raise errors.OtherNode(
                 f"{self._data_dir} belongs to node {found}, and this node is {self._node_id}",
@@ -159,9 +185,13 @@ class LmdbStore:
 
     # Errors.
 
-    async def _do(self, thread: IoThread, job: Callable[[], T]) -> T:
+    async def _do(self, thread: IoThread, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self._finish(thread.begin(work))
+
+    async def _finish(self, job: Job[T]) -> T:
         try:
-            return await thread.run(job)
+            return await job.wait()
         except errors.DataDamaged as error:
             self._with_hint(error)
             raise
@@ -175,11 +205,12 @@ class LmdbStore:
 
     def _with_hint(self, error: errors.NefiaError) -> errors.NefiaError:
         if isinstance(error, errors.DataDamaged):
+            node_id = self._node_id or "ID"
             error.hint = (
                 "Nothing was repaired, since what is missing may have been acknowledged. To rejoin:"
-                f" on the leader `nefia cluster remove-peer --id {self._node_id}`, then empty"
+                f" on the leader `nefia cluster remove-peer --id {node_id}`, then empty"
                 f" {self._data_dir} on this node, then on the leader"
-                f" `nefia cluster add-peer --id {self._node_id} --addr ADDRESS`."
+                f" `nefia cluster add-peer --id {node_id} --addr ADDRESS`."
             )
         return error
 

@@ -8,8 +8,9 @@ for a thread to be idle.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import trio
@@ -20,6 +21,7 @@ from nefia.clock import NodeClock, sleep
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
+from nefia.storage.snapshot_memory import MemorySnapshots, Shelf
 from nefia.storage.store import Identity, Stored
 
 SURVIVAL_PROBABILITY = 0.5
@@ -52,6 +54,7 @@ class Disk:
         self.base: SnapshotMeta | None = None
         self.entries: list[Entry] = []
         self.owner: MemoryStore | None = None
+        self.shelf = Shelf()
         self._in_flight: deque[Write] = deque()
         self._full: bool | None = None  # None: the disk is in order
         self._failed_writes_land = False
@@ -92,6 +95,7 @@ class Disk:
         while self._in_flight and random.random() < SURVIVAL_PROBABILITY:
             self._apply(self._in_flight.popleft())
         self._in_flight.clear()
+        self.shelf.crash(random)
         self.owner = None
 
     # For `MemoryStore`.
@@ -177,6 +181,7 @@ class MemoryStore:
         self._identity = identity
         self._writing = False
         self._failure: errors.DiskFailed | None = None
+        self.snapshots = MemorySnapshots(self, disk.shelf)
         disk.owner = self
 
     @property
@@ -209,6 +214,9 @@ class MemoryStore:
             found.append(entry)
         return tuple(found)
 
+    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
+        return partial(self.write, write)
+
     async def write(self, write: Write) -> None:
         assert not self._writing, "one write at a time"
         self._check_usable()
@@ -227,7 +235,7 @@ class MemoryStore:
         self._check_usable()
         self._settle()
 
-    async def join(self, cluster_id: str) -> None:
+    async def join(self, cluster_id: str, lineage: str = "") -> None:
         if self._identity.cluster_id == cluster_id:
             return
         if self._identity.cluster_id:
@@ -235,7 +243,9 @@ class MemoryStore:
                 f"this disk belongs to cluster {self._identity.cluster_id}, not {cluster_id}"
             )
         await self.write(Write(sequence=0))
-        self._identity = self._disk.identity = evolve(self._identity, cluster_id=cluster_id)
+        self._identity = self._disk.identity = evolve(
+            self._identity, cluster_id=cluster_id, lineage=lineage
+        )
 
     async def close(self) -> None:
         if self._disk.owner is self:
@@ -243,6 +253,14 @@ class MemoryStore:
                 self._disk.settle()
             self._disk.owner = None
         await trio.lowlevel.checkpoint()
+
+    async def step(self) -> None:
+        """One step of the snapshots: it takes time, and may fail, as a write does."""
+        self._check_usable()
+        await sleep(self._clock, self._disk.write_latency())
+        await self._disk.moving()
+        self._check_usable()
+        self._disk.check_in_order()
 
     async def _read_disk(self) -> Disk:
         self._check_usable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from attrs import frozen
@@ -9,18 +10,21 @@ from attrs import frozen
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
+from nefia.storage.snapshots import SnapshotStore
 
 
 @frozen
 class Identity:
     """Whose data this is. `instance_id` is random and made with the directory (SPEC 2).
 
-    `cluster_id` is empty until the node has created a cluster or been added to one.
+    `cluster_id` is empty until the node has created a cluster or been added to one. `lineage` is
+    random and new with each `cluster recover`; empty in a cluster that has seen none.
     """
 
     node_id: str
     instance_id: str
     cluster_id: str
+    lineage: str = ""
 
 
 @frozen
@@ -55,8 +59,20 @@ class LogStore(Protocol):
     @property
     def identity(self) -> Identity: ...
 
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """Those of the same data directory."""
+        ...
+
     async def load(self, tail_bytes: int) -> Stored:
         """Everything the core needs to begin, with at most `tail_bytes` of entries."""
+        ...
+
+    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
+        """As `write`, in two steps: what is given back waits for the end; call it at once.
+
+        A store that has a thread to write in sets it to work before anybody waits.
+        """
         ...
 
     async def write(self, write: Write) -> None:
@@ -73,7 +89,7 @@ class LogStore(Protocol):
         """
         ...
 
-    async def join(self, cluster_id: str) -> None:
+    async def join(self, cluster_id: str, lineage: str = "") -> None:
         """Record the cluster that this node belongs to. Durable. It can be set only once."""
         ...
 

@@ -41,9 +41,8 @@ from tests.storage.lmdb_files import (
 async def test_only_the_owner_can_read_what_is_stored(tmp_path: Path) -> None:
     path = await filled(tmp_path / "a" / "cluster")
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert {file.name for file in path.parent.iterdir()} == {"lock", "raft.db"}
-    for file in path.parent.iterdir():
-        assert file.stat().st_mode & 0o777 == 0o600
+    modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+    assert modes == {"lock": 0o600, "raft.db": 0o600, "snapshots": 0o700}
 
 
 async def test_a_creation_that_was_cut_short_is_begun_anew(tmp_path: Path) -> None:
