@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 
 @frozen
@@ -15,7 +15,8 @@ class Member:
     `instance` is the random id of its data directory, empty until the leader has first met it; a
     node that answers under this id with another instance has lost its log (a wiped disk) and must
     not vote on what it no longer knows. `promote` says that this learner is to become a voter once
-    it has caught up; every leader pursues it.
+    it has caught up; every leader pursues it. `features` is the newest feature level that it has
+    been met with (`nefia.state.features`), 0 until then.
     """
 
     id: str
@@ -23,6 +24,34 @@ class Member:
     voter: bool
     promote: bool = False
     instance: str = ""
+    features: int = 0
+
+
+@frozen
+class Note:
+    """What a configuration changed, for `cluster history`; the protocol does not look at it.
+
+    `kind` is one of those below, `node_id` whom it concerns, `reason` the operator's, and `time_ms`
+    the cluster time at which the leader made it. `utc_ms` is instead of that in what is made
+    without a leader, by init and recover; 0 otherwise.
+    """
+
+    kind: str = ""
+    node_id: str = ""
+    reason: str = ""
+    time_ms: int = 0
+    utc_ms: int = 0
+
+
+_NO_NOTE = Note()
+
+FOUNDED = "founded"
+ADDED = "added"
+PROMOTED = "promoted"
+MOVED = "moved"
+MET = "met"
+REMOVED = "removed"
+RECOVERED = "recovered"
 
 
 def _sorted_by_id(members: Iterable[Member]) -> tuple[Member, ...]:
@@ -31,9 +60,10 @@ def _sorted_by_id(members: Iterable[Member]) -> tuple[Member, ...]:
 
 @frozen
 class Configuration:
-    """The members, sorted by id. A value: every change makes a new one."""
+    """The members, sorted by id. A value: every change makes a new one, with a note of its own."""
 
     members: tuple[Member, ...] = field(default=(), converter=_sorted_by_id)
+    note: Note = _NO_NOTE
 
     def __attrs_post_init__(self) -> None:
         ids = [member.id for member in self.members]
@@ -69,12 +99,17 @@ class Configuration:
         member = self.get(node_id)
         return member is not None and member.voter
 
-    def with_member(self, member: Member) -> Configuration:
-        """This configuration with `member` added, or replaced if its id is there already."""
-        return evolve(self, members=(*self.without(member.id).members, member))
+    @cached_property
+    def features(self) -> int:
+        """The feature level that all voters support, as far as the log says (SPEC 6)."""
+        return min((member.features for member in self.members if member.voter), default=0)
 
-    def without(self, node_id: str) -> Configuration:
-        return evolve(self, members=(m for m in self.members if m.id != node_id))
+    def with_member(self, member: Member, note: Note = _NO_NOTE) -> Configuration:
+        """This configuration with `member` added, or replaced if its id is there already."""
+        return Configuration((*self.without(member.id).members, member), note)
+
+    def without(self, node_id: str, note: Note = _NO_NOTE) -> Configuration:
+        return Configuration((m for m in self.members if m.id != node_id), note)
 
 
 def is_single_server_change(old: Configuration, new: Configuration) -> bool:

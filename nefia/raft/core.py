@@ -64,7 +64,8 @@ class Raft:
     `hard_state`, `log`: see their classes. `commit_index` never decreases; `applied_index` is how
     far committed entries were handed to the driver, and never exceeds it. `leader_id` is whom this
     node takes for the leader of its term, `heard_at` when it last heard it. `cluster_ms` is set by
-    the driver and carried in the leader's messages.
+    the driver and carried in the leader's messages. `campaign_reason`: why this node first
+    campaigned since it last followed a leader.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Raft:
         self.leader_id: str | None = None
         self.heard_at = -math.inf
         self.cluster_ms = 0
+        self.campaign_reason = ""
         self.halted = False
         self.outbox = Outbox()
         self._fetching = False
@@ -124,6 +126,11 @@ class Raft:
         return self.leader.lease_end if self.leader and not self.halted else -math.inf
 
     @property
+    def write_is_out(self) -> bool:
+        """Whether the disk is busy, so that what is proposed now has to wait for its turn."""
+        return self.durability.out_since is not None
+
+    @property
     def write_hangs(self) -> bool:
         """Whether a write takes so long that this node must not lead: it cannot even vote."""
         since = self.durability.out_since
@@ -141,11 +148,13 @@ class Raft:
         0 if there is none, as far as this node knows. By its own log, or by what it was told: then
         terms count first, since its own newest configuration may be one that never came to be.
         """
+        told = self._told_removed_by
+        if told == (0, 0) and self.log.configuration.get_instance(self.node_id, self.instance):
+            return 0
         newest_with_me = self.log.newest_configuration_with(self.node_id, self.instance)
-        told_term, told_index = self._told_removed_by
         own_term = self.log.term_at_or_before(newest_with_me)
-        if (told_term, told_index) > (own_term, newest_with_me):
-            return told_index
+        if told > (own_term, newest_with_me):
+            return told[1]
         index, committed = self.log.configuration_at(self.commit_index)
         absent = committed.get_instance(self.node_id, self.instance) is None
         return index if absent and 0 < newest_with_me < index else 0
@@ -178,7 +187,6 @@ class Raft:
         self.log.append([Entry(1, BOOTSTRAP_ENTRY_TERM, configuration)])
         self.durability.log_changed(1)
         self.election.due = now
-        self._settle()
 
     def tick(self, now: float) -> None:
         """Time has passed: whatever timer is due, runs out."""
@@ -188,7 +196,6 @@ class Raft:
             self.leader.tick()
         elif now >= self.election.due and self.election.may_campaign:
             self.become_pre_candidate(self.election.reason)
-        self._settle()
 
     def step(self, now: float, message: Message) -> None:
         """A message has arrived, perhaps late, twice or out of order."""
@@ -197,7 +204,6 @@ class Raft:
         if not self._observe(now):
             return
         self._receive(message)
-        self._settle()
 
     def propose(self, now: float, commands: Sequence[bytes]) -> int:
         """Append `commands` to the log; returns the index of the first, the others follow.
@@ -208,18 +214,14 @@ class Raft:
         leader = self._require_leader(now)
         if leader.transferring:
             raise NotLeader("leadership is being handed over", leader_id=None, leader_addr=None)
-        first = leader.append(commands)
-        self._settle()
-        return first
+        return leader.append(commands)
 
     def change(self, now: float, configuration: Configuration) -> int:
         """Append a single-server change of the configuration (4.1); returns its index.
 
         Raises NotLeader or ChangeInProgress; nothing was changed then.
         """
-        index = self._require_leader(now).change(configuration)
-        self._settle()
-        return index
+        return self._require_leader(now).change(configuration)
 
     def transfer(self, now: float, target: str | None) -> str:
         """Begin to hand leadership to `target`, or to the best follower (3.10); returns whom.
@@ -227,9 +229,19 @@ class Raft:
         Proposals are refused from here on. Ends with a new leader, or with `TransferEnded`.
         Raises NotLeader, ChangeInProgress, NotMember or PeerUnreachable.
         """
-        chosen = self._require_leader(now).begin_transfer(target)
+        return self._require_leader(now).begin_transfer(target)
+
+    def begin_epoch(self, now: float, term: int) -> None:
+        """Lead on in `term`, beyond the next: as after a transfer to itself (3.10, SPEC 9).
+
+        Any node may raise its term; that a majority votes for it is what makes the term its own.
+        Raises NotLeader.
+        """
+        self._require_leader(now)
+        assert term > self.term
+        self.become_follower(term - 1, None, "a new epoch begins")
+        self.become_candidate("a new epoch begins", transfer=True)
         self._settle()
-        return chosen
 
     def read(self, now: float, token: int) -> None:
         """Ask for a linearizable read (6.4): `ReadReady` will name `token`, or leadership ends.
@@ -237,7 +249,6 @@ class Raft:
         Raises NotLeader.
         """
         self._require_leader(now).read(token)
-        self._settle()
 
     def persisted(self, now: float, sequence: int) -> None:
         """The write of that sequence is durable."""
@@ -249,7 +260,6 @@ class Raft:
             self.election.count_vote(self.node_id, True)
         if self.leader:
             self.leader.persisted()
-        self._settle()
 
     def write_failed(self, now: float) -> None:
         """The write that is out has failed: hand over if leading, then fall silent (SPEC 5)."""
@@ -269,16 +279,16 @@ class Raft:
             self.applied_index += len(due)
         elif self.leader:
             self.leader.fetched(node_id, entries)
-        self._settle()
 
     def compact(self, now: float, through: int) -> None:
         """A durable snapshot covers the log up to `through`: entries up to it may go (5.1)."""
         if not self._observe(now):
             return
         through = min(through, self.applied_index, self.durability.durable_index)
+        if self.removed_by:
+            through = min(through, self.removed_by - 1)  # else it would forget that it was a member
         if through > self.log.base_index:
             self.durability.compacted(self.log.compact(through))
-        self._settle()
 
     def snapshot_sent(self, now: float, node_id: str, snapshot: SnapshotMeta | None) -> None:
         """The data of a `SendSnapshot` has arrived at `node_id`; None: it could not be brought."""
@@ -286,7 +296,6 @@ class Raft:
             return
         if self.leader:
             self.leader.snapshot_sent(node_id, snapshot)
-        self._settle()
 
     def connected(self, now: float, node_id: str) -> None:
         """A way to `node_id` has opened: do not wait for the next timer to use it."""
@@ -296,7 +305,6 @@ class Raft:
             self.leader.connected(node_id)
         else:
             self.election.ask_again(node_id)
-        self._settle()
 
     def unreachable(self, now: float, node_id: str) -> None:
         """Messages on their way to `node_id` may be lost."""
@@ -326,6 +334,7 @@ class Raft:
         """Everything that is to be done since the last call; the driver must do all of it."""
         write = None
         if not self.halted:
+            self._settle()
             write = self.durability.next_write(self.now, self.hard_state, self.log)
         out, self.outbox = self.outbox, Outbox()
         return out.effects(write)
@@ -347,7 +356,7 @@ class Raft:
         return True
 
     def _settle(self) -> None:
-        """What follows from whatever just happened: hand over commits, forget, check."""
+        """What follows from whatever has happened: hand over commits, forget, check."""
         self._hand_over()
         self.log.evict(min(self.applied_index, self.durability.durable_index))
         removed_by = self.removed_by
@@ -428,6 +437,8 @@ class Raft:
         if term > self.term:
             self._set_hard_state(HardState(term, None))
         old = self.role
+        if leader_id is not None or old is Role.LEADER:
+            self.campaign_reason = ""
         self._become(Role.FOLLOWER, reason, leader_id)
         if leader_id is not None or old is Role.LEADER:
             self.election.await_leader()
@@ -437,10 +448,13 @@ class Raft:
         # message or a granted vote resets it), or hopeless candidates could hold it up for ever.
 
     def become_pre_candidate(self, reason: str) -> None:
+        self.campaign_reason = self.campaign_reason or reason
         self._become(Role.PRE_CANDIDATE, reason, None)
         self.election.ask_pre_votes()
 
     def become_candidate(self, reason: str, *, transfer: bool = False) -> None:
+        if transfer:
+            self.campaign_reason = reason
         self._set_hard_state(HardState(self.term + 1, self.node_id))
         self._become(Role.CANDIDATE, reason, None)
         self.election.ask_votes(transfer=transfer)

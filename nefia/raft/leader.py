@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from nefia.errors import ChangeInProgress, NotMember, PeerUnreachable
-from nefia.raft.configuration import Configuration, is_single_server_change
+from nefia.raft.configuration import PROMOTED, Configuration, Note, is_single_server_change
 from nefia.raft.effects import (
     ConfigurationChanged,
     Fetch,
@@ -387,6 +387,9 @@ class Leader:
             raise ChangeInProgress("this node has only just begun to lead; try again in a moment")
         assert configuration.voters, "a cluster has voters"
         assert is_single_server_change(self.raft.log.configuration, configuration)
+        if configuration.note.kind:
+            note = evolve(configuration.note, time_ms=self.raft.cluster_ms)
+            configuration = evolve(configuration, note=note)
         index = self.raft.log.last_index + 1
         self._follow_configuration(configuration, index)
         self.append([configuration])
@@ -429,10 +432,13 @@ class Leader:
         member = self.raft.log.configuration.get(node_id)
         if member is None or member.voter or not member.promote or not member.instance:
             return
+        if member.features < self.raft.log.configuration.features:
+            return  # it could not read what the others agree on
         caught_up = self.raft.log.last_index - progress.match_index <= PROMOTION_LAG_ENTRIES
         if caught_up and progress.match_index and self.may_change and not self.transferring:
             voter = evolve(member, voter=True, promote=False)
-            self.change(self.raft.log.configuration.with_member(voter))
+            note = Note(PROMOTED, node_id)
+            self.change(self.raft.log.configuration.with_member(voter, note))
 
     # Leadership transfer (3.10).
 

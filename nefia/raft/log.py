@@ -37,6 +37,7 @@ class Log:
         self._configurations = list(configurations)
         self._tail = list(tail)
         self._tail_bytes = sum(entry.size_bytes for entry in self._tail)
+        self._dropped_bytes = 0
         self.last_index = self.base_index if last_index is None else last_index
         self._tail_first = self._tail[0].index if self._tail else self.last_index + 1
         assert self._tail_first + len(self._tail) == self.last_index + 1
@@ -56,6 +57,11 @@ class Log:
     @property
     def first_in_memory(self) -> int:
         return self._tail_first
+
+    @property
+    def appended_bytes(self) -> int:
+        """Of all entries that were ever here; what was truncated again does not count."""
+        return self._dropped_bytes + self._tail_bytes
 
     @property
     def last_term(self) -> int:
@@ -214,6 +220,8 @@ class Log:
 
     def _drop_from_memory(self, through: int) -> None:
         count = min(max(0, through + 1 - self._tail_first), len(self._tail))
-        self._tail_bytes -= sum(entry.size_bytes for entry in self._tail[:count])
+        dropped_bytes = sum(entry.size_bytes for entry in self._tail[:count])
+        self._tail_bytes -= dropped_bytes
+        self._dropped_bytes += dropped_bytes
         del self._tail[:count]
         self._tail_first = self.last_index + 1 if not self._tail else self._tail[0].index

@@ -210,6 +210,30 @@ def test_the_removed_learn_it_from_the_leader() -> None:
     assert "c" not in leader.leader.progress
 
 
+def test_the_removed_remember_it_however_much_is_compacted() -> None:
+    cluster = Cluster(members("abc"))
+    leader = cluster.elect("a")
+    leader.change(cluster.now, members("ab"))
+    cluster.deliver()
+    cluster.pass_time(0.3)
+    removed = cluster["c"]
+    assert removed.state_name == "Removed"
+    removed.compact(cluster.now, removed.log.last_index)
+    cluster.perform("c")
+    assert removed.log.base_index > 0
+    assert removed.state_name == "Removed"
+    again = Raft(
+        node_id="c",
+        options=removed.options,
+        random=Random(1),
+        now=cluster.now,
+        hard_state=removed.hard_state,
+        log=removed.log,
+        applied_index=removed.applied_index,
+    )
+    assert again.state_name == "Removed"
+
+
 def test_the_removed_get_nothing_of_the_change_before_it_is_committed() -> None:
     """Or their logs would be newer than those of the nodes that decide."""
     cluster = Cluster(members("abc"))
