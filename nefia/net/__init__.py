@@ -7,5 +7,5 @@ listens on it. Read in this order: `frames` and `handshake` (pure), `channel` (o
 peer), `acceptor` (what others dial), and `mesh`, which holds them together. A node sees `mesh`, and
 implements `interface.MeshEvents`.
 
-TLS belongs behind `network.Network`: whatever streams it returns are used alike.
+TLS is behind `network.Network`: whatever streams it returns are used alike.
 """

@@ -19,6 +19,7 @@ from nefia.net.handshake import (
     MAX_LANES,
     PROBE,
     RAFT,
+    SNAPSHOT,
     Hello,
     OtherVersion,
     Refusal,
@@ -27,10 +28,12 @@ from nefia.net.handshake import (
     differ,
     encode,
     judge,
+    vouch,
 )
 from nefia.net.interface import Level, Setting
 from nefia.net.link import TICKS_PER_PING, Link
-from nefia.net.network import remote_name
+from nefia.net.network import certified_ids, remote_name, tls_failure
+from nefia.net.transfer import receive_snapshot
 from nefia.raft.messages import (
     AppendReply,
     InstallSnapshotReply,
@@ -83,6 +86,7 @@ class Acceptor:
         self._links = links
         self._pending: list[trio.CancelScope] = []
         self._inbound: list[Inbound] = []
+        self._purposes = {RAFT: self._hear, ASK: self._answer, SNAPSHOT: self._take_in}
         self._reported: dict[str, float] = {}
         """Reasons and when they were last reported, oldest first."""
 
@@ -108,7 +112,7 @@ class Acceptor:
         deadline = clock.now() + self._setting.transport_timeout_seconds
         try:
             with clock.deadline_scope(deadline) as scope:
-                inbound = await self._admit(channel, scope)
+                inbound = await self._admit(stream, channel, scope)
             if scope.cancelled_caught:
                 raise Cut("the handshake was not finished in time, or too many others were waiting")
             if inbound is not None:
@@ -118,7 +122,10 @@ class Acceptor:
         except Malformed as garbage:
             self._report("warning", "garbage", remote, str(garbage))
         except Cut as end:
-            self._report("info", "connection_ended", remote, str(end))
+            if tls_failure(end):
+                self._report("warning", "tls_refused", remote, str(end))
+            else:
+                self._report("info", "connection_ended", remote, str(end))
         finally:
             await channel.close()
 
@@ -133,20 +140,22 @@ class Acceptor:
 
     # Admission.
 
-    async def _admit(self, channel: Channel, scope: trio.CancelScope) -> Inbound | None:
+    async def _admit(
+        self, stream: Stream, channel: Channel, scope: trio.CancelScope
+    ) -> Inbound | None:
         """The handshake, while `scope` stands among the pending. None for an answered probe."""
         if len(self._pending) >= MAX_PENDING_HANDSHAKES:
             self._pending.pop(0).cancel()
         self._pending.append(scope)
         try:
-            hello = await self._introduce(channel)
+            hello = await self._introduce(stream, channel)
         finally:
             if scope in self._pending:
                 self._pending.remove(scope)
         channel.set_limit(MAX_FRAME_BYTES)
         return None if hello.purpose == PROBE else Inbound(hello, channel)
 
-    async def _introduce(self, channel: Channel) -> Hello:
+    async def _introduce(self, stream: Stream, channel: Channel) -> Hello:
         """Hear the hello and answer it. Raises `_Refused` when the other side has been told so."""
         try:
             hello = decode((await channel.receive_one()).body)
@@ -154,7 +163,7 @@ class Acceptor:
             await self._refuse(channel, Refusal("newer_format", str(error)))
         if not isinstance(hello, Hello):
             raise Malformed("a handshake that begins with an answer")
-        if refusal := self._refusal(hello):
+        if refusal := vouch(hello.node_id, certified_ids(stream)) or self._refusal(hello):
             await self._refuse(channel, refusal)
         try:
             welcome = await self._welcome(hello)
@@ -187,7 +196,7 @@ class Acceptor:
     async def _welcome(self, hello: Hello) -> Welcome:
         """Raises NefiaError if this node has no cluster and does not want that of the peer."""
         if hello.purpose == RAFT and not self._setting.local().cluster_id:
-            await self._setting.events.adopt(hello.cluster_id)
+            await self._setting.events.adopt(hello.cluster_id, hello.lineage)
         me = self._setting.local()
         return Welcome(
             node_id=me.node_id,
@@ -196,6 +205,8 @@ class Acceptor:
             incarnation=me.incarnation,
             view=self._setting.events.view() if hello.purpose == PROBE else None,
             settings=me.settings,
+            lineage=me.lineage,
+            features=me.features,
         )
 
     # What comes after.
@@ -204,12 +215,17 @@ class Acceptor:
         self._inbound.append(inbound)
         try:
             with inbound.scope:
-                if inbound.hello.purpose == ASK:
-                    await self._answer(inbound)
-                else:
-                    await self._hear(inbound)
+                await self._purposes[inbound.hello.purpose](inbound)
         finally:
             self._inbound.remove(inbound)
+
+    async def _take_in(self, inbound: Inbound) -> None:
+        """A snapshot. There is one leader, so a new one ends an old one, whoever sends it."""
+        for other in self._inbound:
+            if other is not inbound and other.hello.purpose == SNAPSHOT:
+                other.scope.cancel()
+        accept = partial(self._setting.events.incoming, inbound.peer)
+        await receive_snapshot(self._setting, inbound.channel, accept)
 
     async def _answer(self, inbound: Inbound) -> None:
         clock = self._setting.clock

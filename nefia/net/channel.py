@@ -14,6 +14,7 @@ from trio.abc import Stream
 
 from nefia.clock import NodeClock
 from nefia.net.frames import FRAME_OVERHEAD_BYTES, Frame, FrameReader, Kind, header
+from nefia.streams import send_now
 from nefia.wire import Malformed
 
 RECEIVE_BYTES = 64 * 1024
@@ -70,14 +71,21 @@ class Channel:
         await self._send_all(header(kind, body) + body)
 
     def post(self, kind: Kind, body: bytes = b"") -> bool:
-        """Have `write_loop` send this. False, and nothing is sent, if too much is waiting."""
+        """Send this, at once or by `write_loop`. False, and it is dropped, if too much waits."""
         size_bytes = FRAME_OVERHEAD_BYTES + len(body)
         if (
             self._queue_bytes + size_bytes > MAX_QUEUE_BYTES
             or len(self._queue) >= 2 * MAX_QUEUE_FRAMES
         ):
             return False
-        self._queue += (header(kind, body), body)
+        frame = (header(kind, body), body)
+        if not (self._queue or self._writing):
+            sent_bytes = send_now(self._stream, frame)
+            if sent_bytes == size_bytes:
+                return True
+            if sent_bytes:
+                frame = (b"".join(frame)[sent_bytes:], b"")
+        self._queue += frame
         self._queue_bytes += size_bytes
         self._posted.set()
         return True

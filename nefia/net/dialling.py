@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nefia.errors import NewerFormat, OutcomeUnknown, PeerUnreachable, TooLarge
+from nefia.errors import NewerFormat, OutcomeUnknown, PeerUnreachable, TLSFailed, TooLarge
 from nefia.net.channel import Channel, Cut
 from nefia.net.frames import MAX_FRAME_BYTES, MAX_WELCOME_BYTES, Kind
 from nefia.net.handshake import (
@@ -17,8 +17,10 @@ from nefia.net.handshake import (
     decode,
     encode,
     error_of,
+    vouch,
 )
 from nefia.net.interface import PeerTarget, Setting
+from nefia.net.network import certified_ids, tls_failure
 from nefia.wire import Malformed
 
 MAX_REQUEST_BYTES = MAX_FRAME_BYTES - 1
@@ -41,6 +43,7 @@ def hello_to(
         expected_instance=expected_instance,
         lane=lane,
         address=me.address,
+        lineage=me.lineage,
     )
 
 
@@ -49,8 +52,8 @@ async def reach(
 ) -> tuple[Channel, Welcome]:
     """A connection on which both sides have introduced themselves; the caller closes it.
 
-    Raises PeerUnreachable (PeerRefused if nothing listens there), OtherNode, OtherCluster and
-    NewerFormat, each with a sentence that names `address`.
+    Raises PeerUnreachable (PeerRefused if nothing listens there), OtherNode, OtherCluster,
+    NewerFormat and TLSFailed, each with a sentence that names `address`.
     """
     began = setting.clock.now()
     with setting.clock.deadline_scope(deadline):
@@ -62,7 +65,10 @@ async def reach(
             raise PeerUnreachable(f"{address}: {error.strerror or error}") from error
         channel = Channel(stream, setting.clock, MAX_WELCOME_BYTES)
         try:
-            return channel, await _introduce(channel, hello, address)
+            welcome = await _introduce(channel, hello, address)
+            if refusal := vouch(welcome.node_id, certified_ids(stream)):
+                raise error_of(refusal, address)
+            return channel, welcome
         except BaseException:
             await channel.close()
             raise
@@ -80,6 +86,8 @@ async def _introduce(channel: Channel, hello: Hello, address: str) -> Welcome:
     except Malformed as error:
         raise PeerUnreachable(f"{address} does not answer as a nefia node: {error}") from error
     except Cut as error:
+        if why := tls_failure(error):
+            raise TLSFailed(f"{address}: {why}") from error
         raise PeerUnreachable(f"{address} ended the connection: {error}") from error
     match answer:
         case Refusal():

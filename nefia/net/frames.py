@@ -21,6 +21,9 @@ MAX_HELLO_BYTES = 4 * 1024
 MAX_WELCOME_BYTES = 256 * 1024
 """The same for the answer to our hello, which may list all members."""
 
+TLS_PREFIX = 0x1603
+"""What a TLS connection begins with (RFC 8446, 5.1): a length that is beyond every limit here."""
+
 _HEADER = struct.Struct(">IB")
 _LENGTH_BYTES = 4
 FRAME_OVERHEAD_BYTES = _HEADER.size
@@ -40,6 +43,8 @@ class Kind(IntEnum):
     """"I have heard something from you since my last pong.\""""
     GOODBYE = 7
     """The sender's process is about to end on purpose."""
+    DATA = 8
+    """A block of a snapshot."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -84,6 +89,8 @@ class FrameReader:
         if len(self._buffer) < start:
             self._forget_returned()
             return None
+        if length >> 16 == TLS_PREFIX and length > self.max_frame_bytes:
+            raise Malformed("this is TLS, which this node does not speak (tls_enabled is false)")
         if not 1 <= length <= self.max_frame_bytes:
             raise Malformed(f"a frame of {length} bytes; 1 to {self.max_frame_bytes} are allowed")
         if len(self._buffer) < end:

@@ -10,6 +10,7 @@ when it sends.
 from __future__ import annotations
 
 import struct
+from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from attrs import field, frozen
@@ -23,8 +24,10 @@ from nefia.errors import (
     OtherNode,
     Overloaded,
     PeerUnreachable,
+    TLSFailed,
 )
 from nefia.raft.configuration import Member
+from nefia.state.features import FEATURES
 from nefia.wire import Codec, Malformed
 
 PROTOCOL_VERSION = 1
@@ -41,6 +44,8 @@ ASK = "ask"
 """One request, one answer."""
 PROBE = "probe"
 """Only the welcome, with a `View`."""
+SNAPSHOT = "snapshot"
+"""One snapshot, from the leader."""
 
 _MAGIC = b"nefia"
 _PREAMBLE = struct.Struct(f">{len(_MAGIC)}sHH")
@@ -65,8 +70,10 @@ class LocalIdentity:
     """This node, as it introduces itself.
 
     `instance_id` is that of the data directory, `incarnation` is random for each start of the
-    process, `cluster_id` is empty until the node belongs to a cluster. `address` is where others
-    can dial it. `settings` is a hash of what must be equal in the configurations of all nodes.
+    process, `cluster_id` is empty until the node belongs to a cluster, and `lineage` until that has
+    been through a `cluster recover`. `address` is where others can dial it. `settings` is a hash of
+    what must be equal in the configurations of all nodes, `features` the newest feature level that
+    this program understands.
     """
 
     node_id: str
@@ -75,6 +82,8 @@ class LocalIdentity:
     incarnation: str
     address: str = ""
     settings: str = ""
+    lineage: str = ""
+    features: int = FEATURES
 
 
 @frozen(kw_only=True)
@@ -86,7 +95,7 @@ class Hello:
     a node that does not know it. `protocol_version` is the newest that the sender speaks.
     """
 
-    purpose: str = field(validator=in_((RAFT, ASK, PROBE)))
+    purpose: str = field(validator=in_((RAFT, ASK, PROBE, SNAPSHOT)))
     node_id: str = field(validator=_node_id)
     instance_id: str = field(validator=_short)
     cluster_id: str = field(validator=_short)
@@ -96,6 +105,7 @@ class Hello:
     lane: int = field(default=0, validator=and_(ge(0), lt(MAX_LANES)))
     address: str = field(default="", validator=_address)
     protocol_version: int = PROTOCOL_VERSION
+    lineage: str = field(default="", validator=_short)
 
 
 @frozen(kw_only=True)
@@ -111,7 +121,7 @@ class View:
 
 @frozen(kw_only=True)
 class Welcome:
-    """`view` is there only in answer to a probe. `settings`: see `LocalIdentity`."""
+    """`view` is there only in answer to a probe. The rest: see `LocalIdentity`."""
 
     node_id: str = field(validator=_node_id)
     instance_id: str = field(validator=_short)
@@ -120,6 +130,8 @@ class Welcome:
     view: View | None = None
     settings: str = field(default="", validator=_short)
     protocol_version: int = PROTOCOL_VERSION
+    lineage: str = field(default="", validator=_short)
+    features: int = field(default=0, validator=ge(0))
 
 
 @frozen
@@ -160,6 +172,7 @@ def judge(hello: Hello, me: LocalIdentity, recorded_instance: str) -> Refusal | 
     """Why this node does not talk to who says `hello`, or None.
 
     `recorded_instance` is the data directory that the configuration knows for that node, or empty.
+    Of two lineages of a cluster neither hears the other: both may have a majority of their own.
     A node without a cluster hears anyone's Raft messages: how else would it be added? A node of
     this cluster with another data directory than the recorded one was added again while this node
     was away, and may be the leader that it has to learn that from: it is heard, but its answers
@@ -181,6 +194,11 @@ def judge(hello: Hello, me: LocalIdentity, recorded_instance: str) -> Refusal | 
             differ(hello.cluster_id, me.cluster_id),
             "other_cluster",
             _clusters(it, hello.cluster_id, me.node_id, me.cluster_id),
+        ),
+        (
+            bool(hello.cluster_id and me.cluster_id) and hello.lineage != me.lineage,
+            "other_lineage",
+            _lineages(it, hello.lineage, me.node_id, me.lineage),
         ),
         (
             differ(hello.instance_id, recorded_instance) and not hello.cluster_id,
@@ -215,6 +233,11 @@ def check(welcome: Welcome, hello: Hello) -> Refusal | None:
             _clusters(it, welcome.cluster_id, hello.node_id, hello.cluster_id),
         ),
         (
+            bool(welcome.cluster_id and hello.cluster_id) and welcome.lineage != hello.lineage,
+            "other_lineage",
+            _lineages(it, welcome.lineage, hello.node_id, hello.lineage),
+        ),
+        (
             differ(welcome.instance_id, hello.expected_instance) and not welcome.cluster_id,
             "other_instance",
             _wiped(it),
@@ -224,6 +247,21 @@ def check(welcome: Welcome, hello: Hello) -> Refusal | None:
             "no_cluster",
             f"{it} has not taken over the cluster id {hello.cluster_id}",
         ),
+    )
+
+
+def vouch(node_id: str, certified_ids: AbstractSet[str]) -> Refusal | None:
+    """Why who calls itself `node_id` is not believed: its certificate names other nodes (SPEC 7).
+
+    A certificate that names none may be anyone's.
+    """
+    names = ", ".join(sorted(certified_ids))
+    return _first(
+        (
+            bool(certified_ids) and node_id not in certified_ids,
+            "tls",
+            f"the certificate of who calls itself {node_id} is for {names}",
+        )
     )
 
 
@@ -240,6 +278,14 @@ def _clusters(it: str, its_cluster: str, me: str, my_cluster: str) -> str:
     return f"{it} belongs to the cluster {its_cluster} and {me} to {my_cluster}"
 
 
+def _lineages(it: str, its_lineage: str, me: str, my_lineage: str) -> str:
+    return (
+        f"{it} is of the lineage {its_lineage or 'original'} of this cluster and {me} of "
+        f"{my_lineage or 'original'}: the cluster was recovered without one of them, which must "
+        "stay off, be emptied, and be added again"
+    )
+
+
 def _wiped(node_id: str) -> str:
     return (
         f"{node_id} has another data directory than the one this cluster knows (it was wiped "
@@ -252,8 +298,10 @@ _ERRORS: dict[str, type[NefiaError]] = {
     "other_node": OtherNode,
     "other_instance": OtherNode,
     "other_cluster": OtherCluster,
+    "other_lineage": OtherCluster,
     "newer_format": NewerFormat,
     "busy": Overloaded,
+    "tls": TLSFailed,
 }
 
 

@@ -21,6 +21,21 @@ MAX_ATTEMPT_SECONDS = 2.0
 """Dial and handshake. The kernel repeats a lost SYN after 1 s and 3 s: dialling anew is quicker."""
 
 
+class Inlet(Protocol):
+    """Where the data of a snapshot go that another node has offered. Each raises NefiaError."""
+
+    staged_bytes: int
+    total_bytes: int
+
+    async def add(self, data: bytes) -> None:
+        """The data go on so."""
+        ...
+
+    async def finish(self) -> None:
+        """All data are there: make ready to install."""
+        ...
+
+
 class MeshEvents(Protocol):
     """What happens between nodes. The methods that are not async must not block."""
 
@@ -31,11 +46,15 @@ class MeshEvents(Protocol):
         is read from that connection until this returns.
         """
 
-    async def adopt(self, cluster_id: str) -> None:
+    async def adopt(self, cluster_id: str, lineage: str) -> None:
         """A member of `cluster_id` speaks to this node, which has no cluster: join, durably.
 
         When it returns, the local identity carries the new cluster id. Raises NefiaError to refuse.
         """
+
+    async def incoming(self, peer: str, offer: bytes) -> Inlet:
+        """`peer` offers a snapshot (`Mesh.send_snapshot`). Raises NefiaError to refuse it."""
+        ...
 
     async def answer(self, peer: str, request: bytes) -> bytes:
         """The answer to a request that `peer` sent with `Mesh.ask`; errors are answers too."""

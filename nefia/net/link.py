@@ -13,7 +13,7 @@ from nefia.errors import NefiaError
 from nefia.net.channel import Channel, Cut, run_until_cut
 from nefia.net.dialling import PeerRefused, hello_to, reach
 from nefia.net.frames import Kind
-from nefia.net.handshake import RAFT, Welcome
+from nefia.net.handshake import PROBE, RAFT, Welcome
 from nefia.net.interface import PeerTarget, Setting
 from nefia.net.presence import Presence
 from nefia.raft.messages import AppendEntries, Message
@@ -28,6 +28,9 @@ MAX_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_DOUBLINGS = 9
 STABLE_SECONDS = 0.25
 """A lane that held for so long begins its backoff anew when it ends."""
+
+RENEWAL_SECONDS = 0.2
+"""Between the renewal of one lane and that of the next: long enough to be up again."""
 
 SILENT_PINGS = 2.5
 """Pings without any answer after which a lane is cut."""
@@ -96,6 +99,21 @@ class Link:
         channel = lane.channel
         return channel is not None and channel.post(Kind.MESSAGE, MESSAGES.encode(message))
 
+    async def renew(self) -> None:
+        """Make the lanes anew, one after the other, if the peer would have us as we are now."""
+        setting = self._setting
+        hello = hello_to(setting.local(), PROBE, self.peer)
+        deadline = setting.clock.now() + setting.attempt_seconds
+        try:
+            channel, _ = await reach(setting, self.reached_at, hello, deadline)
+        except NefiaError as error:
+            setting.events.report("warning", "not_renewed", peer=self.peer, error=error.message)
+            return
+        await channel.close()
+        for lane in self._lanes:
+            lane.renewal.set()
+            await sleep(setting.clock, RENEWAL_SECONDS)
+
     def status(self) -> PeerStatus:
         up = len(self.channels)
         return PeerStatus(
@@ -153,7 +171,7 @@ class Link:
         if len(self.channels) == 1:
             self._since = self._setting.clock.now()
             self._error = ""
-            events.report("info", "peer_connected", peer=self.peer, address=self.target.address)
+            events.report("info", "peer_connected", peer=self.peer, address=self.reached_at)
         if lane == Lane.CONTROL:
             events.peer_met(self.peer, welcome)
             self._have_tried()
@@ -188,6 +206,7 @@ class _DialledLane:
     def __init__(self, link: Link, setting: Setting, number: int) -> None:
         self.channel: Channel | None = None
         self.kick = trio.Event()
+        self.renewal = trio.Event()
         self._link = link
         self._setting = setting
         self._number = number
@@ -245,7 +264,10 @@ class _DialledLane:
             link.opened(channel, welcome.incarnation)
             link.lane_up(welcome, self._number)
             end = await run_until_cut(
-                channel.write_loop, partial(self._read, channel), partial(self._ping, channel)
+                channel.write_loop,
+                partial(self._read, channel),
+                partial(self._ping, channel),
+                self._until_renewal,
             )
         finally:
             self.channel = None
@@ -253,6 +275,11 @@ class _DialledLane:
         link.lane_down(end)
         link.ended(channel)
         return setting.clock.now() - up_at
+
+    async def _until_renewal(self) -> None:
+        self.renewal = trio.Event()
+        await self.renewal.wait()
+        raise Cut("made anew, as certificates have changed")
 
     async def _read(self, channel: Channel) -> None:
         """Nothing but signs of life comes back; reading is what notices the connection's end."""

@@ -24,6 +24,7 @@ from nefia.net.handshake import LocalIdentity, Welcome
 from nefia.net.interface import MeshEvents, PeerTarget, Setting
 from nefia.net.link import Lane, Link, PeerStatus
 from nefia.net.network import Network
+from nefia.net.transfer import Read, send_snapshot
 from nefia.raft.messages import Message
 
 GOODBYE_SECONDS = 0.5
@@ -105,6 +106,14 @@ class Mesh:
         link = self._links.get(message.recipient)
         return link is not None and link.send(message)
 
+    async def send_snapshot(self, peer: str, offer: bytes, total_bytes: int, read: Read) -> None:
+        """Bring a snapshot to `peer`; see `transfer.send_snapshot` for what it raises."""
+        link = self._links.get(peer)
+        if link is None:
+            raise PeerUnreachable(f"no address of {peer} is known")
+        target = evolve(link.target, address=link.reached_at)
+        await send_snapshot(self._setting, peer, target, offer, total_bytes, read)
+
     async def ask(
         self, peer: str, request: bytes, timeout_seconds: float, address: str | None = None
     ) -> bytes:
@@ -128,6 +137,15 @@ class Mesh:
         Raises PeerUnreachable, OtherNode (also a wiped data directory), OtherCluster, NewerFormat.
         """
         return await dialling.probe(self._setting, address, expected_id or "", timeout_seconds)
+
+    async def renew(self) -> None:
+        """Make all lanes anew, peer by peer, so that they rest on the present certificates.
+
+        Lanes to a peer that would now refuse this node stay as they are, and the log says so.
+        """
+        for link in [*self._links.values()]:
+            if link.channels:
+                await link.renew()
 
     async def goodbye(self) -> None:
         """Tell all peers that this process ends on purpose, and make no new connections.

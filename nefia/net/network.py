@@ -1,13 +1,14 @@
 """Where streams come from: the one seam between the mesh and the world.
 
-`TcpNetwork` is the real one; simulations bring their own. TLS will be another that wraps the
-streams of this one: nothing else in this package asks what kind of stream it has.
+`TcpNetwork` is the real one; simulations bring their own, and `tls.TlsNetwork` wraps the streams of
+another. Nothing else in this package asks what kind of stream it has.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,8 +25,9 @@ class Network(Protocol):
     async def dial(self, address: str) -> Stream:
         """A new connection to `address` (`host:port`).
 
-        Raises ConnectionRefusedError if the host answers and nothing listens there, and another
-        OSError, whose text says why, if it cannot be reached or understood. Waits without end.
+        Raises ConnectionRefusedError if the host answers and nothing listens there, another
+        OSError, whose text says why, if it cannot be reached or understood, and TLSFailed, which
+        names `address`, if one side does not accept the other's certificate. Waits without end.
         """
         ...
 
@@ -88,6 +90,23 @@ def remote_name(stream: Stream) -> str:
     except OSError:
         return "unknown"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def certified_ids(stream: Stream) -> frozenset[str]:
+    """The node ids that the other end has proved to be its own; empty if it was not asked to."""
+    ids: frozenset[str] = getattr(stream, "node_ids", frozenset())
+    return ids
+
+
+def tls_failure(error: BaseException) -> str | None:
+    """The sentence of the TLS error that `error` comes from, if it is one and not a mere end."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            ended = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            return None if ended else str(cause)
+        cause = cause.__cause__
+    return None
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from nefia.clock import TrioNodeClock
 from nefia.net.handshake import Hello, LocalIdentity, View, Welcome
-from nefia.net.interface import Level, PeerTarget
+from nefia.net.interface import Inlet, Level, PeerTarget
 from nefia.net.mesh import Mesh
 from nefia.net.network import Network
 from nefia.raft.entries import Entry
@@ -36,6 +36,7 @@ class Recorder:
         self.before_receive: Callable[[Sequence[Message]], Awaitable[None]] | None = None
         self.answering: Callable[[str, bytes], Awaitable[bytes]] | None = None
         self.refuse_adoption: Exception | None = None
+        self.accept: Callable[[str, bytes], Awaitable[Inlet]] | None = None
 
     async def receive(self, messages: Sequence[Message]) -> None:
         assert messages
@@ -43,13 +44,17 @@ class Recorder:
             await self.before_receive(messages)
         self.messages += messages
 
-    async def adopt(self, cluster_id: str) -> None:
+    async def adopt(self, cluster_id: str, lineage: str) -> None:
         await trio.lowlevel.checkpoint()
         if self.refuse_adoption is not None:
             raise self.refuse_adoption
         assert not self.messages, "adoption comes before the first message"
         self.adopted.append(cluster_id)
         self.node.me = evolve(self.node.me, cluster_id=cluster_id)
+
+    async def incoming(self, peer: str, offer: bytes) -> Inlet:
+        assert self.accept is not None
+        return await self.accept(peer, offer)
 
     async def answer(self, peer: str, request: bytes) -> bytes:
         self.requests.append((peer, request))

@@ -105,7 +105,7 @@ async def test_a_lane_is_told_no_view(autojump_clock: MockClock, here: Here) -> 
     ("sent", "reason"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "a frame of 1195725856 bytes"),
-        (b"\x16\x03\x01\x02\x00\x01", "a frame of 369295618 bytes"),
+        (b"\x16\x03\x01\x02\x00\x01", "this is TLS"),
         (b"\x00\x00\x00\x00", "a frame of 0 bytes"),
         ((4097).to_bytes(4, "big"), "a frame of 4097 bytes; 1 to 4096 are allowed"),
         (header(Kind.HANDSHAKE, b"x" * 20) + b"x" * 20, "this is not a nefia handshake"),

@@ -19,6 +19,7 @@ from nefia.errors import (
 from nefia.net.frames import MAX_HELLO_BYTES
 from nefia.net.handshake import (
     ASK,
+    MAX_ADDRESS_CHARACTERS,
     MAX_LANES,
     PROBE,
     RAFT,
@@ -78,6 +79,12 @@ def test_a_member_of_the_same_cluster_is_welcome() -> None:
             "remove node-1 and add it again",
         ),
         ({"cluster_id": ""}, "no_cluster", "node-1 does not belong to a cluster yet"),
+        ({"lineage": "l2"}, "other_lineage", "node-1 is of the lineage l2 of this cluster"),
+        (
+            {"lineage": "l2", "purpose": PROBE},
+            "other_lineage",
+            "the cluster was recovered without one of them",
+        ),
     ],
 )
 def test_who_is_refused_and_why(hello: dict[str, Any], code: str, sentence: str) -> None:
@@ -91,6 +98,17 @@ def test_a_node_without_a_cluster_hears_any_cluster() -> None:
     waiting = evolve(ME, cluster_id="")
     assert judge(HELLO, waiting, "") is None
     assert judge(evolve(HELLO, cluster_id="c2"), waiting, "") is None
+
+
+def test_two_lineages_do_not_hear_each_other_and_the_same_one_does() -> None:
+    """Each may have a majority of its own, by its own configuration (issue 5)."""
+    recovered = evolve(ME, lineage="l2")
+    refusal = judge(HELLO, recovered, "instance-1")
+    assert refusal is not None
+    assert refusal.code == "other_lineage"
+    assert "original" in refusal.message
+    assert judge(evolve(HELLO, lineage="l2"), recovered, "instance-1") is None
+    assert judge(evolve(HELLO, lineage="l2"), evolve(ME, cluster_id=""), "") is None
 
 
 def test_a_member_that_was_added_again_is_heard_by_one_that_does_not_know_it_yet() -> None:
@@ -121,6 +139,7 @@ def test_two_nodes_without_a_cluster_have_nothing_to_say_but_may_probe() -> None
         ({"cluster_id": "c2"}, "other_cluster"),
         ({"instance_id": "new", "cluster_id": ""}, "other_instance"),
         ({"cluster_id": ""}, "no_cluster"),
+        ({"lineage": "l2"}, "other_lineage"),
     ],
 )
 def test_the_dialling_side_checks_as_well(welcome: dict[str, Any], code: str) -> None:
@@ -161,6 +180,8 @@ def test_the_longest_hello_fits_the_limit_for_strangers() -> None:
         expected_id=most,
         expected_instance="\N{SNOWMAN}" * 64,
         lane=MAX_LANES - 1,
+        address="x" * MAX_ADDRESS_CHARACTERS,
+        lineage="\N{SNOWMAN}" * 64,
     )
     assert len(encode(hello)) < MAX_HELLO_BYTES
 
@@ -204,6 +225,7 @@ def test_garbage_is_malformed(data: bytes, with_preamble: bool) -> None:
         ("other_node", OtherNode),
         ("other_instance", OtherNode),
         ("other_cluster", OtherCluster),
+        ("other_lineage", OtherCluster),
         ("newer_format", NewerFormat),
         ("busy", Overloaded),
         ("a code of the future", PeerUnreachable),
@@ -217,12 +239,13 @@ def test_refusals_become_typed_errors(code: str, kind: type[NefiaError]) -> None
 
 def test_the_bytes_of_version_1_do_not_change() -> None:
     """Other versions of nefia rely on them; a change of these bytes is a new protocol version."""
-    assert encode(evolve(HELLO, address="one:1")) == (
+    assert encode(evolve(HELLO, address="one:1", lineage="l1")) == (
         b"nefia\x00\x01\x00\x01"
-        b"\x01\x9a\xa4raft\xa6node-1\xaainstance-1\xa2c1\xa5run-1"
-        b"\xa6node-2\xaainstance-2\x01\xa5one:1\x01"
+        b"\x01\x9b\xa4raft\xa6node-1\xaainstance-1\xa2c1\xa5run-1"
+        b"\xa6node-2\xaainstance-2\x01\xa5one:1\x01\xa2l1"
     )
-    assert encode(evolve(WELCOME, settings="s1")) == (
-        b"nefia\x00\x01\x00\x01\x02\x97\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\xa2s1\x01"
+    assert encode(evolve(WELCOME, settings="s1", lineage="l1", features=1)) == (
+        b"nefia\x00\x01\x00\x01\x02\x99\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\xa2s1\x01"
+        b"\xa2l1\x01"
     )
     assert encode(Refusal("busy", "No.")) == b"nefia\x00\x01\x00\x01\x03\x92\xa4busy\xa3No."
