@@ -7,12 +7,26 @@ link to them is kept while they are there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
+from nefia.errors import NotMember
 from nefia.net.interface import PeerTarget
 from nefia.raft.configuration import Configuration
 
 MAX_GUESTS = 16
+
+
+def refusal_to(peer: str, configuration: Configuration) -> bytes:
+    """The answer to a request that `peer` passes on; empty if it is a member and gets another.
+
+    A certificate outlives its node's membership, so that it alone must not be enough to have
+    something changed.
+    """
+    if peer in configuration.ids:
+        return b""
+    error = NotMember(f"{peer} is not a member of this cluster, so nothing is done at its request")
+    return json.dumps({"ok": False, "error": error.to_json()}).encode()
 
 
 class AddressBook:

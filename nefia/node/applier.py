@@ -8,22 +8,21 @@ from collections.abc import Sequence
 import trio
 from attrs import frozen
 
-from nefia.errors import DataDamaged, NotLeader, OutcomeUnknown
+from nefia.errors import DataDamaged, NotLeader
 from nefia.node.promise import Promise
+from nefia.node.proposals import Proposal, may_still_happen
 from nefia.raft.entries import Entry
 from nefia.state.commands import Change
 from nefia.state.machine import Machine
-from nefia.state.records import Outcome
-from nefia.wire import CHANGES, Malformed
+from nefia.wire import Malformed, decode_batch
 
 
 @frozen
 class _Proposed:
-    """A change of ours in the log: the entry at its index is ours if it has this term."""
+    """A batch of ours in the log: the entry at its index is ours if it has this term."""
 
     term: int
-    change: Change
-    promise: Promise[Outcome]
+    batch: Sequence[tuple[Change, Proposal]]
 
 
 class Applier:
@@ -36,21 +35,25 @@ class Applier:
         self._reads: list[tuple[int, int, Promise[Machine]]] = []  # heap: index, order, promise
         self._read_order = 0
 
-    @property
-    def waiting(self) -> int:
-        """How many changes are proposed and not answered yet."""
-        return len(self._proposed)
-
-    def expect(self, index: int, term: int, change: Change, promise: Promise[Outcome]) -> None:
-        """`promise` gets the outcome of the entry at `index`, if it has this term."""
-        self._proposed[index] = _Proposed(term, change, promise)
+    def expect(self, index: int, term: int, batch: Sequence[tuple[Change, Proposal]]) -> None:
+        """The proposals get the outcomes of the entry at `index`, if it has this term."""
+        self._proposed[index] = _Proposed(term, batch)
 
     def give_up(self, why: str) -> None:
         """This node stops: tell those who wait for a change that they will not learn of it here."""
+        told = f"{why}, before the change was confirmed"
         for proposed in self._proposed.values():
-            told = f"{why}, before the change was confirmed"
-            proposed.promise.fail(may_still_happen(told, proposed.change.request_id))
+            for _, proposal in proposed.batch:
+                proposal.end(may_still_happen(told, proposal.request_id))
         self._proposed.clear()
+
+    def restore(self, machine: Machine) -> None:
+        """Go on with the state of a snapshot, which holds what was still to be applied here."""
+        self.give_up("another node leads and has sent a snapshot")
+        self.machine = machine
+        self._answer_reads()
+        self.applied.set()
+        self.applied = trio.Event()
 
     def answer_at(self, index: int, promise: Promise[Machine]) -> None:
         """`promise` gets the machine once the entry at `index` is applied."""
@@ -62,43 +65,42 @@ class Applier:
         """Raises DataDamaged for an entry that no version of nefia has written."""
         for entry in entries:
             proposed = self._proposed.pop(entry.index, None)
-            ours = proposed is not None and proposed.term == entry.term
-            if proposed is not None and not ours:
-                proposed.promise.fail(overtaken())
-            if not isinstance(entry.payload, bytes):
-                self.machine.skip(entry.index)
+            if proposed is not None and proposed.term == entry.term:
+                self._apply_own(entry.index, proposed.batch)
                 continue
-            change = proposed.change if proposed and ours else _decode(entry.index, entry.payload)
-            outcome = self.machine.apply(entry.index, change)
-            if proposed and ours:
-                proposed.promise.keep(outcome)
+            if proposed is not None:
+                for _, proposal in proposed.batch:
+                    proposal.end(overtaken())
+            if isinstance(entry.payload, bytes):
+                self.machine.apply(entry.index, _decode(entry.index, entry.payload))
+            elif entry.payload is None:
+                self.machine.skip(entry.index)
+            else:
+                self.machine.configure(entry.index, entry.term, entry.payload)
         self._answer_reads()
         self.applied.set()
         self.applied = trio.Event()
+
+    def _apply_own(self, index: int, batch: Sequence[tuple[Change, Proposal]]) -> None:
+        """What was encoded here need not be decoded again."""
+        outcomes = self.machine.apply(index, [change for change, _ in batch])
+        for (_, proposal), outcome in zip(batch, outcomes, strict=True):
+            proposal.end(outcome)
 
     def _answer_reads(self) -> None:
         while self._reads and self._reads[0][0] <= self.machine.applied_index:
             heapq.heappop(self._reads)[2].keep(self.machine)
 
 
-def _decode(index: int, payload: bytes) -> Change:
+def _decode(index: int, payload: bytes) -> tuple[Change, ...]:
     try:
-        return CHANGES.decode(payload)
+        return decode_batch(payload).changes
     except Malformed as error:
         raise DataDamaged(
             f"entry {index} of the log holds no command that this version knows: {error}",
             hint="run the newest version of nefia that any node of the cluster runs",
             index=index,
         ) from error
-
-
-def may_still_happen(what: str, request_id: str) -> OutcomeUnknown:
-    """The error for a change that is in the log, and that nobody here will learn the end of."""
-    return OutcomeUnknown(
-        f"{what}; it may still happen",
-        hint="repeat it with the same request id: it cannot happen twice",
-        request_id=request_id or None,
-    )
 
 
 def overtaken() -> NotLeader:

@@ -7,16 +7,14 @@ than the log, and the waiting afterwards.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import structlog
 from attrs import evolve, frozen
 
-from nefia.clock import NodeClock, sleep
+from nefia.clock import NodeClock
 from nefia.errors import (
-    NotLeader,
+    NewerFormat,
     NotMember,
     OtherCluster,
     OutcomeUnknown,
@@ -25,21 +23,20 @@ from nefia.errors import (
 )
 from nefia.net.handshake import Welcome
 from nefia.node.applier import overtaken
+from nefia.node.chronicle import TRANSFER, Chronicle
 from nefia.node.replica import Replica
-from nefia.raft.configuration import Configuration, Member
+from nefia.raft.configuration import ADDED, MOVED, REMOVED, Configuration, Member, Note
 from nefia.raft.quorum import majority
 
 PREFLIGHT_SECONDS = 5.0
 RECORD_SECONDS = 0.5
-"""How soon the leader tries again to record the data directory of a member that it has met."""
+"""What writing down a transfer may take before leadership is handed over without that."""
 PROMOTION_SECONDS = 60.0
 """How long an add waits for the learner to catch up. It goes on without the waiting."""
 TRANSFER_SECONDS = 10.0
 
 Probe = Callable[[str, str, float], Awaitable[Welcome]]
 """(address, expected node id, timeout in seconds); see `Mesh.probe`."""
-
-_log = structlog.get_logger("nefia.node")
 
 
 @frozen
@@ -50,55 +47,75 @@ class Membership:
     clock: NodeClock
     cluster_id: Callable[[], str]
     probe: Probe
-    met: Callable[[str], Welcome | None]
+    chronicle: Chronicle
     apply_timeout: float
 
     # Adding.
 
     async def add(
-        self, node_id: str, address: str, *, wait: bool, preflight: bool
+        self,
+        node_id: str,
+        address: str,
+        *,
+        wait: bool = True,
+        preflight: bool = True,
+        reason: str = "",
+        dry_run: bool = False,
     ) -> dict[str, Any]:
-        """{"changed": bool, "member": {...}}.
+        """{"changed": bool, "member": {...}}; `dry_run`: see `_preview`.
 
-        Raises what `Mesh.probe` does, OtherCluster, ChangeInProgress, OutcomeUnknown.
+        Raises what `Mesh.probe` does, OtherCluster, NewerFormat, ChangeInProgress, OutcomeUnknown.
         """
         self._require_leader()
         old = self._configuration.get(node_id)
         if old is not None and old.address == address:
+            if dry_run:
+                return self._preview(self._configuration)
             if wait and old.promote:
                 await self._await_promotion(node_id)
             return self._added(node_id, changed=False)
-        instance = old.instance if old else ""
+        learner = old or Member(node_id, address, voter=False, promote=True)
         if preflight:
-            instance = await self._preflight(node_id, address, instance)
-        learner = Member(node_id, address, voter=False, promote=True, instance=instance)
+            learner = await self._preflight(evolve(learner, address=address))
 
         def with_it(now: float) -> Configuration:
             there = self._configuration.get(node_id)  # perhaps since the preflight only
             if there is None:
-                return self._configuration.with_member(learner)
-            moved = evolve(there, address=address, instance=instance or there.instance)
-            return self._configuration.with_member(moved)
+                return self._configuration.with_member(learner, Note(ADDED, node_id, reason))
+            instance, features = learner.instance or there.instance, learner.features
+            moved = evolve(there, address=address, instance=instance, features=features)
+            return self._configuration.with_member(moved, Note(MOVED, node_id, reason))
 
+        if dry_run:
+            voter = evolve(learner, voter=True, promote=False)
+            return self._preview(self._configuration.with_member(voter))
         await self._change(with_it)
         if wait:
             await self._await_promotion(node_id)
         return self._added(node_id, changed=True)
 
-    async def _preflight(self, node_id: str, address: str, instance: str) -> str:
-        """Talk to the node before anything is changed; returns its instance id."""
+    async def _preflight(self, member: Member) -> Member:
+        """Talk to the node before anything is changed; returns what is known of it then."""
+        node_id, address = member.id, member.address
         welcome = await self.probe(address, node_id, PREFLIGHT_SECONDS)
         if welcome.cluster_id not in ("", self.cluster_id()):
             raise OtherCluster(
                 f"{node_id} at {address} belongs to another cluster, {welcome.cluster_id}",
                 hint=f"if that is over, stop {node_id} and remove its data directory",
             )
-        if instance and welcome.instance_id != instance:
+        if member.instance and welcome.instance_id != member.instance:
             raise OtherCluster(
                 f"{node_id} at {address} has another data directory than the member {node_id}",
                 hint=f"remove {node_id} first, then add it again",
             )
-        return welcome.instance_id
+        needed = self._configuration.features
+        if welcome.features < needed:
+            raise NewerFormat(
+                f"{node_id} at {address} runs an older version of nefia: this cluster has the "
+                f"feature level {needed} and that version knows {welcome.features}",
+                hint=f"upgrade {node_id} first",
+            )
+        return evolve(member, instance=welcome.instance_id, features=welcome.features)
 
     async def _await_promotion(self, node_id: str) -> None:
         def settled() -> bool:
@@ -122,29 +139,12 @@ class Membership:
             shown = {"id": member.id, "address": member.address, "voter": member.voter}
         return {"changed": changed, "member": shown}
 
-    async def run(self) -> None:
-        """Runs in the leadership scope. A member may be met when no change can be made."""
-        while True:
-            self.replica.post(self.record_instances)
-            await sleep(self.clock, RECORD_SECONDS)
-
-    def record_instances(self, now: float) -> None:
-        """Who is met for the first time is remembered by its data directory (SPEC 2)."""
-        leader = self.replica.raft.leader
-        if leader is None or leader.transferring or not leader.may_change:
-            return
-        for member in self._configuration.members:
-            welcome = None if member.instance else self.met(member.id)
-            if welcome is not None:
-                known = evolve(member, instance=welcome.instance_id)
-                with suppress(NotLeader):  # no longer, at this very moment
-                    self.replica.raft.change(now, self._configuration.with_member(known))
-                return
-
     # Removing.
 
-    async def remove(self, node_id: str, *, force: bool) -> dict[str, Any]:
-        """{"changed": True}.
+    async def remove(
+        self, node_id: str, *, force: bool = False, reason: str = "", dry_run: bool = False
+    ) -> dict[str, Any]:
+        """{"changed": True}; `dry_run`: see `_preview`.
 
         Raises NotMember, WouldLoseQuorum, ChangeInProgress, OutcomeUnknown, and NotLeader if the
         change was dropped.
@@ -157,13 +157,16 @@ class Membership:
             )
 
         def without(now: float) -> Configuration:
-            self._check_quorum_without(node_id, now, force=force)
-            return self._configuration.without(node_id)
+            self.check_quorum_without(node_id, now, force=force)
+            return self._configuration.without(node_id, Note(REMOVED, node_id, reason))
 
+        if dry_run:
+            return self._preview(without(self.clock.now()))
         await self._change(without)
         return {"changed": True}
 
-    def _check_quorum_without(self, node_id: str, now: float, *, force: bool) -> None:
+    def check_quorum_without(self, node_id: str, now: float, *, force: bool) -> None:
+        """Raises WouldLoseQuorum if the cluster cannot, or should not, do without that member."""
         old, new = self._configuration, self._configuration.without(node_id)
         if not new.voters:
             raise WouldLoseQuorum(
@@ -201,16 +204,41 @@ class Membership:
         }
         return frozenset(heard | {raft.node_id})
 
+    def _preview(self, new: Configuration) -> dict[str, Any]:
+        """What a change would come to: {"changed": False, "before": {...}, "after": {...}}."""
+        answering = self.answering(self.clock.now())
+
+        def shown(configuration: Configuration) -> dict[str, Any]:
+            voters = configuration.voters
+            needed = majority(voters)
+            return {
+                "voters": sorted(voters),
+                "learners": sorted(configuration.ids - voters),
+                "quorum": needed,
+                "answering": sorted(voters & answering),
+                "failure_tolerance": len(voters & answering) - needed,
+            }
+
+        old = self._configuration
+        answering |= new.ids - old.ids  # a new node counts as there: it has just been dialled
+        return {"changed": False, "before": shown(old), "after": shown(new)}
+
     # Handing over.
 
-    async def transfer(self, to: str | None) -> dict[str, Any]:
-        """{"leader_id", "term", "phases": {"catch_up_ms", "election_ms"}} (3.10).
+    async def transfer(self, to: str | None, reason: str = "") -> dict[str, Any]:
+        """{"leader_id", "term", "phases": {"record_ms", "catch_up_ms", "election_ms"}} (3.10).
 
         Raises ChangeInProgress, NotMember, PeerUnreachable, OutcomeUnknown.
         """
         self._require_leader()
         raft = self.replica.raft
-        began, term = self.clock.now(), raft.term
+        if to is not None and (to not in self._configuration.voters or to == raft.node_id):
+            raise NotMember(f"{to} is no other voter of this cluster")
+        asked, term = self.clock.now(), raft.term
+        with self.clock.deadline_scope(asked + RECORD_SECONDS):
+            await self.chronicle.record(TRANSFER, to or "", f"from {raft.node_id}", reason)
+        self._require_leader()
+        began = self.clock.now()
         target = await self.replica.ask(partial(self._begin_transfer, to))
 
         def decided() -> bool:
@@ -238,6 +266,7 @@ class Membership:
                 hint=f"see in nefia cluster members whether {target} answers",
             )
         phases = {
+            "record_ms": _milliseconds(began - asked),
             "catch_up_ms": _milliseconds(caught_up - began),
             "election_ms": _milliseconds(self.clock.now() - caught_up),
         }

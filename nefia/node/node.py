@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,30 +21,37 @@ from nefia.errors import (
     DiskFailed,
     NefiaError,
     NewerFormat,
-    NoLeader,
     NoQuorum,
-    OutcomeUnknown,
-    PeerUnreachable,
 )
 from nefia.net.handshake import LocalIdentity, View, Welcome
-from nefia.net.interface import Level
+from nefia.net.interface import Inlet, Level
 from nefia.net.mesh import Mesh
 from nefia.net.network import Network
 from nefia.node import report
-from nefia.node.addresses import AddressBook
-from nefia.node.applier import Applier, may_still_happen
+from nefia.node.addresses import AddressBook, refusal_to
+from nefia.node.applier import Applier
+from nefia.node.caretaker import Caretaker
+from nefia.node.chronicle import Chronicle
 from nefia.node.discovery import Discovery
+from nefia.node.forwarding import forward
 from nefia.node.founding import first_configuration, found_cluster, join_own_cluster
 from nefia.node.housekeeping import Housekeeping
 from nefia.node.membership import Membership
+from nefia.node.proposals import Settle
 from nefia.node.replica import Replica
+from nefia.node.restoring import restore
+from nefia.node.snapshotter import DEFAULT_SNAPSHOTS, SnapshotSettings
+from nefia.node.snapshotting import Snapshotting
+from nefia.node.waiters import Waiters
+from nefia.node.watching import Watching
 from nefia.raft.configuration import Configuration
 from nefia.raft.core import Raft
-from nefia.raft.log import MEMORY_BYTES, Log
-from nefia.raft.messages import InstallSnapshot, Message
+from nefia.raft.epoch import first_of_next_epoch
+from nefia.raft.messages import Message
 from nefia.raft.options import Options
 from nefia.state.cluster_clock import ClusterClock
-from nefia.state.commands import Command
+from nefia.state.commands import DEFAULT_RETENTION, Command, SetRetention
+from nefia.state.features import FEATURES, RESTORE
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome
 from nefia.storage.store import LogStore
@@ -70,8 +77,13 @@ class Settings:
     apply_timeout: float
     max_pool: int
     transport_timeout: float
+    snapshots: SnapshotSettings = DEFAULT_SNAPSHOTS
     fingerprint: str = ""
     """Of the `raft:` section, which all nodes should have alike."""
+    dead_peer_cleanup: float | None = None
+    features: int = FEATURES
+    """The newest feature level that this program understands."""
+    retention: SetRetention = DEFAULT_RETENTION
 
     @classmethod
     def of(cls, cluster: ClusterConfig) -> Settings:
@@ -87,7 +99,9 @@ class Settings:
             apply_timeout=raft.apply_timeout,
             max_pool=raft.max_pool,
             transport_timeout=raft.transport_timeout,
+            snapshots=SnapshotSettings.of(raft),
             fingerprint=blake2b(repr(raft).encode(), digest_size=FINGERPRINT_BYTES).hexdigest(),
+            dead_peer_cleanup=cluster.dead_peer_cleanup,
         )
 
 
@@ -97,12 +111,16 @@ class Node:
     `answer` performs a request that another node forwarded, as bytes of the admin protocol.
     """
 
+    annotate: Callable[[dict[str, Any]], None] = staticmethod(lambda status: None)
+    """Adds to the status what is known where the node is wired."""
+
     def __init__(
         self,
         *,
         settings: Settings,
         store: LogStore,
         raft: Raft,
+        machine: Machine,
         clock: NodeClock,
         network: Network,
         random: Random,
@@ -115,6 +133,8 @@ class Node:
         self._incarnation = secrets.token_hex(8)
         self._joining = trio.Lock()
         self._untried: set[str] = set()
+        self._offset_ms = 0
+        self._offset_read_at = -math.inf
         self._mesh = Mesh(
             clock=clock,
             network=network,
@@ -125,7 +145,6 @@ class Node:
             random=random,
         )
         self._addresses = AddressBook(raft.node_id, self._mesh.set_peers)
-        machine = Machine()
         self._applier = Applier(machine)
         self._replica = Replica(
             raft=raft,
@@ -133,18 +152,33 @@ class Node:
             clock=clock,
             cluster_clock=ClusterClock(clock.now(), machine.time_ms),
             applier=self._applier,
+            apply_timeout=settings.apply_timeout,
             send=self._mesh.send,
             lead=self._lead,
             on_configuration=self._configured,
         )
-        self._housekeeping = Housekeeping(self._replica, clock)
+        self._housekeeping = Housekeeping(self._replica, clock, settings.retention)
+        self.watching = Watching(self._replica)
+        self._waiters = Waiters(self._replica, clock)
+        self._chronicle = Chronicle(self._replica, clock, _utc_ms)
         self._membership = Membership(
             replica=self._replica,
             clock=clock,
             cluster_id=lambda: store.identity.cluster_id,
             probe=self._mesh.probe,
-            met=self._mesh.met,
+            chronicle=self._chronicle,
             apply_timeout=settings.apply_timeout,
+        )
+        self._caretaker = Caretaker(
+            self._membership, self._mesh.met, settings.features, settings.dead_peer_cleanup
+        )
+        self._snapshotting = Snapshotting(
+            replica=self._replica,
+            store=store,
+            clock=clock,
+            settings=settings.snapshots,
+            bring=self._mesh.send_snapshot,
+            patience_seconds=settings.transport_timeout,
         )
         self._discovery = Discovery(raft.node_id, settings.address, settings.peers, clock)
 
@@ -154,6 +188,9 @@ class Node:
             await nursery.start(self._mesh.run, listeners)
             self._untried = set(self._raft.log.configuration.ids - {self._raft.node_id})
             nursery.start_soon(self._replica.run)
+            nursery.start_soon(self._waiters.run)
+            nursery.start_soon(self.watching.run)
+            nursery.start_soon(self._snapshotting.run)
             nursery.start_soon(self._discovery.run, self._mesh.probe, self._is_waiting)
 
     async def leave(self) -> None:
@@ -161,7 +198,7 @@ class Node:
         if self._raft.leader is not None and len(self._raft.log.configuration.voters) > 1:
             with self._clock.deadline_scope(self._clock.now() + HAND_OVER_SECONDS):
                 try:
-                    await self._membership.transfer(None)
+                    await self._membership.transfer(None, "the daemon stops")
                 except NefiaError as error:
                     _log.warning("hand_over_failed", reason=error.message)
         await self._mesh.goodbye()
@@ -172,13 +209,19 @@ class Node:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._housekeeping.run)
-                nursery.start_soon(self._membership.run)
+                nursery.start_soon(self._housekeeping.set_retention)
+                nursery.start_soon(self._caretaker.run)
+                nursery.start_soon(self._chronicle.run)
         finally:
             _log.info("leadership_ends", term=term)
 
     @property
     def _raft(self) -> Raft:
         return self._replica.raft
+
+    @property
+    def leads(self) -> bool:
+        return self._raft.leader is not None
 
     def _identity(self) -> LocalIdentity:
         identity = self._store.identity
@@ -189,29 +232,19 @@ class Node:
             incarnation=self._incarnation,
             address=self._settings.address,
             settings=self._settings.fingerprint,
+            lineage=identity.lineage,
+            features=self._settings.features,
         )
 
     # The shared state.
 
-    async def change(self, command: Command, request_id: str) -> Outcome:
-        """Commit and apply `command`; its outcome may be a refusal.
+    def propose(self, command: Command, request_id: str, settle: Settle) -> None:
+        """See `Replica.propose`."""
+        self._replica.propose(command, request_id, settle)
 
-        Raises NotLeader, NoLeader, Overloaded and NoQuorum when nothing was changed, and
-        OutcomeUnknown when the change was proposed and not confirmed within the apply timeout.
-        """
-        self._replica.require_member()
-        promise = self._replica.propose(command, request_id)
-        deadline = self._clock.now() + self._settings.apply_timeout
-        with self._clock.deadline_scope(deadline):
-            return await promise.wait()
-        if not self._replica.is_proposed(promise):
-            self._replica.withdraw(promise)
-            raise NoQuorum("the change waited for a transfer of leadership and was not made")
-        raise may_still_happen(
-            "the change was proposed, but not confirmed by a majority within "
-            f"{self._settings.apply_timeout:g} s",
-            request_id,
-        )
+    async def change(self, command: Command, request_id: str) -> Outcome:
+        """The outcome of `propose`, which may be a refusal; its errors are raised."""
+        return await self._replica.change(command, request_id)
 
     async def machine(self, linearizable: bool) -> Machine:
         """The state to read from. Raises NotLeader, NoLeader, NoQuorum, Overloaded."""
@@ -225,25 +258,20 @@ class Node:
 
     async def wait_for_task(self, queue: str, host: str, deadline_seconds: float) -> None:
         """Return when a task may be ready, or after the time. A hint, not a promise."""
-        machine = self._applier.machine
-        deadline = self._clock.now() + deadline_seconds
-        with self._clock.deadline_scope(deadline):
-            while self._raft.leader is not None:
-                now = self._clock.now()
-                ready_ms = machine.next_ready_ms(queue, host)
-                wait_ms = None if ready_ms is None else ready_ms - self.cluster_ms()
-                if wait_ms is not None and wait_ms <= 0:
-                    return
-                until = deadline if wait_ms is None else min(deadline, now + wait_ms / 1000)
-                with self._clock.deadline_scope(until):
-                    await self._applier.applied.wait()
+        await self._waiters.wait(queue, host, self._clock.now() + deadline_seconds)
 
     def cluster_ms(self) -> int:
         return self._replica.cluster_ms(self._clock.now())
 
     def wall_offset_ms(self) -> int:
-        """What to add to cluster time for UTC, by this node's wall clock at this moment."""
-        return time.time_ns() // 1_000_000 - self.cluster_ms()
+        """What to add to cluster time for UTC, by this node's wall clock.
+
+        Read once a pass of the replica, all of whose answers then show the same instants.
+        """
+        if self._offset_read_at != self._raft.now:
+            self._offset_read_at = self._raft.now
+            self._offset_ms = _utc_ms() - self.cluster_ms()
+        return self._offset_ms
 
     # The cluster.
 
@@ -253,6 +281,7 @@ class Node:
             self._raft,
             now=now,
             cluster_id=self._store.identity.cluster_id,
+            lineage=self._store.identity.lineage,
             reachable=self._reachable(now),
             digest=self._applier.machine.digest(),
         )
@@ -264,7 +293,16 @@ class Node:
                 f"the raft: settings of this node differ from those of {leader.node_id}; "
                 "make them equal in nefia.yaml and restart this node"
             )
+        self.annotate(shown)
         return shown
+
+    async def renew_connections(self) -> None:
+        """See `Mesh.renew`."""
+        await self._mesh.renew()
+
+    async def pulse(self) -> None:
+        """Return once the replica's loop has gone round: a sign that it still does."""
+        await self._replica.ask(lambda now: None)
 
     def _differs(self, welcome: Welcome) -> bool:
         return welcome.settings != self._settings.fingerprint
@@ -286,7 +324,12 @@ class Node:
             except NefiaError as error:
                 note = f"this is {self._raft.node_id}'s own view: {error.message}"
         now = self._clock.now()
-        shown = report.members(self._raft, now=now, reachable=self._reachable(now))
+        shown = report.members(
+            self._raft,
+            now=now,
+            reachable=self._reachable(now),
+            estimate_ms=self._caretaker.estimate_ms,
+        )
         return {"members": shown, "source": self._raft.node_id, "note": note}
 
     def _localized(self, relayed: dict[str, Any]) -> dict[str, Any]:
@@ -300,8 +343,13 @@ class Node:
         Raises AlreadyInitialized.
         """
         async with self._joins():
-            cluster_id = await found_cluster(self._store, self._settings.address)
-            first = first_configuration(self._store, self._settings.address)
+            first = first_configuration(
+                self._store,
+                self._settings.address,
+                utc_ms=_utc_ms(),
+                features=self._settings.features,
+            )
+            cluster_id = await found_cluster(self._store, first)
             await self._replica.ask(lambda now: self._raft.bootstrap(now, first))
         _log.info("cluster_initialized", cluster_id=cluster_id)
         return cluster_id
@@ -316,37 +364,37 @@ class Node:
                 self._replica.fail(error)
                 raise
 
-    async def add_peer(
-        self, node_id: str, address: str, *, wait: bool, preflight: bool
-    ) -> dict[str, Any]:
-        return await self._membership.add(node_id, address, wait=wait, preflight=preflight)
+    async def add_peer(self, node_id: str, address: str, **options: Any) -> dict[str, Any]:
+        """See `Membership.add`."""
+        return await self._membership.add(node_id, address, **options)
 
-    async def remove_peer(self, node_id: str, *, force: bool) -> dict[str, Any]:
-        return await self._membership.remove(node_id, force=force)
+    async def remove_peer(self, node_id: str, **options: Any) -> dict[str, Any]:
+        """See `Membership.remove`."""
+        return await self._membership.remove(node_id, **options)
 
-    async def transfer_leader(self, to: str | None) -> dict[str, Any]:
-        return await self._membership.transfer(to)
+    async def transfer_leader(self, to: str | None, reason: str) -> dict[str, Any]:
+        """See `Membership.transfer`."""
+        return await self._membership.transfer(to, reason)
+
+    def first_of_next_epoch(self, seen: int) -> int:
+        """Above every term and token there is here, and above `seen`. Raises NewerFormat."""
+        raft = self._raft
+        if raft.log.configuration_at(raft.commit_index)[1].features < RESTORE:
+            raise NewerFormat("not every voter knows how to restore a snapshot: upgrade them first")
+        return first_of_next_epoch(raft.term, self._applier.machine.last_token, seen)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Take one now. Raises NotInitialized and DiskFailed."""
+        info = await self._snapshotting.take()
+        place = info.place
+        return {"index": place.index, "term": place.term, "bytes": info.data_bytes}
 
     async def forward(
         self, request: dict[str, Any], timeout_seconds: float | None = None
     ) -> dict[str, Any]:
         """The leader's result for `request`; raises its error, NoLeader, or OutcomeUnknown."""
-        leader_id = self._raft.leader_id
-        if leader_id is None or leader_id == self._raft.node_id:
-            raise self._replica.not_leader()
         timeout = timeout_seconds or self._settings.apply_timeout + RELAY_SECONDS
-        try:
-            line = await self._mesh.ask(leader_id, json.dumps(request).encode(), timeout)
-        except OutcomeUnknown as error:
-            request_id = request.get("request_id")
-            raise OutcomeUnknown(error.message, hint=error.hint, request_id=request_id) from error
-        except PeerUnreachable as error:
-            raise NoLeader(f"the leader {leader_id} does not answer: {error.message}") from error
-        answer: dict[str, Any] = json.loads(line)
-        if not answer["ok"]:
-            raise NefiaError.from_json(answer["error"])
-        result: dict[str, Any] = answer["result"]
-        return result
+        return await forward(self._replica, self._mesh.ask, request, timeout)
 
     def _is_waiting(self) -> bool:
         return not self._raft.log.configuration.members
@@ -354,17 +402,19 @@ class Node:
     # What the mesh tells (`MeshEvents`).
 
     async def receive(self, messages: Sequence[Message]) -> None:
-        # A snapshot is installed once its data is staged here, and nothing stages any yet.
-        await self._replica.receive([m for m in messages if not isinstance(m, InstallSnapshot)])
+        self._replica.receive(messages)
 
-    async def adopt(self, cluster_id: str) -> None:
+    async def incoming(self, peer: str, offer: bytes) -> Inlet:
+        return await self._snapshotting.incoming(peer, offer)
+
+    async def adopt(self, cluster_id: str, lineage: str) -> None:
         async with self._joins():
             if not self._store.identity.cluster_id:
-                await self._store.join(cluster_id)
-                _log.info("cluster_joined", cluster_id=cluster_id)
+                await self._store.join(cluster_id, lineage)
+                _log.info("cluster_joined", cluster_id=cluster_id, lineage=lineage)
 
     async def answer(self, peer: str, request: bytes) -> bytes:
-        return await self._answer(request)
+        return refusal_to(peer, self._raft.log.configuration) or await self._answer(request)
 
     def view(self) -> View:
         raft = self._raft
@@ -384,7 +434,7 @@ class Node:
         self._replica.post(lambda now: self._raft.connected(now, peer))
         if self._differs(welcome):
             _log.warning("settings_differ", peer=peer, section="raft")
-        self._replica.post(self._membership.record_instances)
+        self._replica.post(self._caretaker.record_met)
 
     def peer_tried(self, peer: str) -> None:
         if self._mesh.met(peer) is None:
@@ -409,6 +459,11 @@ class Node:
         self._untried &= configuration.ids
 
 
+def _utc_ms() -> int:
+    """This node's wall clock."""
+    return time.time_ns() // 1_000_000
+
+
 async def open_node(
     *,
     settings: Settings,
@@ -419,35 +474,25 @@ async def open_node(
     answer: Answer,
 ) -> Node:
     """The node whose log is in `store`. Raises DiskFailed, DataDamaged, NewerFormat."""
-    stored = await store.load(MEMORY_BYTES)
-    if stored.snapshot is not None:
-        raise NewerFormat(
-            "this log was compacted by a newer version of nefia, which this one cannot read",
-            hint="start the newer version again",
-        )
+    hard_state, log, machine = await restore(store)
     identity = store.identity
-    if stored.last_index and not identity.cluster_id:
+    if log.last_index and not identity.cluster_id:
         await join_own_cluster(store)  # an init that was cut short before its last step
-    log = Log(
-        base=stored.snapshot,
-        last_index=stored.last_index,
-        term_starts=stored.term_starts,
-        configurations=stored.configurations,
-        tail=stored.tail,
-    )
     raft = Raft(
         node_id=identity.node_id,
         instance=identity.instance_id,
         options=settings.options,
         random=random,
         now=clock.now(),
-        hard_state=stored.hard_state,
+        hard_state=hard_state,
         log=log,
+        applied_index=machine.applied_index,
     )
     return Node(
         settings=settings,
         store=store,
         raft=raft,
+        machine=machine,
         clock=clock,
         network=network,
         random=random,

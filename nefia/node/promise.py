@@ -21,6 +21,12 @@ class Promise(Generic[T]):
     def settled(self) -> bool:
         return self._result is not None
 
+    def settle(self, result: T | Exception) -> None:
+        if isinstance(result, Exception):
+            self.fail(result)
+        else:
+            self.keep(result)
+
     def keep(self, value: T) -> None:
         self._settle(outcome.Value(value))
 

@@ -1,24 +1,32 @@
-"""The driver of the pure core: inputs in, effects out, in one loop with one wake-up a batch.
+"""The driver of the pure core: inputs in, effects out, one pass for all that has gathered.
 
-Whatever happens meanwhile (messages, proposals, finished writes) is gathered and given to the core
-in one pass; then its effects are performed. Nothing here decides anything about the protocol.
+A peer's messages and a finished write are given to the core by the task that brings them, whatever
+else has gathered with them; the loop of `run` makes the passes that timers and proposals need.
+Nothing here decides anything about the protocol.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 import structlog
 import trio
-from attrs import frozen
 
 from nefia.clock import NodeClock, sleep
-from nefia.errors import DiskFailed, NefiaError, NoLeader, NotInitialized, NotLeader, Overloaded
+from nefia.errors import (
+    DiskFailed,
+    NefiaError,
+    NoLeader,
+    NotInitialized,
+    NotLeader,
+    Overloaded,
+)
 from nefia.node.applier import Applier
 from nefia.node.promise import Promise
+from nefia.node.proposals import Proposals, Settle
 from nefia.raft.configuration import Configuration
 from nefia.raft.core import Raft
 from nefia.raft.effects import (
@@ -30,19 +38,17 @@ from nefia.raft.effects import (
     Notice,
     Removed,
     RoleChanged,
+    SendSnapshot,
     TransferEnded,
-    Write,
 )
-from nefia.raft.messages import AppendEntries, Message
+from nefia.raft.entries import SnapshotMeta
+from nefia.raft.messages import AppendEntries, InstallSnapshot, Message
 from nefia.state.cluster_clock import ClusterClock
-from nefia.state.commands import Change, Command
+from nefia.state.commands import Command
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome
 from nefia.storage.store import LogStore
-from nefia.wire import CHANGES
 
-MAX_INBOX_MESSAGES = 4096
-MAX_PENDING_CHANGES = 16_384
 MAX_PENDING_READS = 16_384
 FETCH_BYTES = 1024 * 1024
 FAREWELL_SECONDS = 0.2
@@ -54,11 +60,20 @@ Lead = Callable[[int], Awaitable[None]]
 T = TypeVar("T")
 
 
-@frozen
-class _Proposal:
-    command: Command
-    request_id: str
-    promise: Promise[Outcome]
+class Snapshots(Protocol):
+    """What becomes of the core's wishes that concern snapshots."""
+
+    def may_install(self, place: SnapshotMeta) -> bool:
+        """Whether the core may hear that this snapshot has arrived."""
+        ...
+
+    def install(self, place: SnapshotMeta) -> Machine:
+        """The state of that snapshot, now that the core has heard of it and wants it."""
+        ...
+
+    async def send(self, order: SendSnapshot) -> None:
+        """Bring it to the follower, and tell the core how that ended."""
+        ...
 
 
 class Replica:
@@ -76,6 +91,7 @@ class Replica:
         clock: NodeClock,
         cluster_clock: ClusterClock,
         applier: Applier,
+        apply_timeout: float,
         send: Callable[[Message], object],
         lead: Lead,
         on_configuration: Callable[[Configuration], None],
@@ -83,21 +99,35 @@ class Replica:
         self.raft = raft
         self.applier = applier
         self.cluster_clock = cluster_clock
+        self.snapshots: Snapshots
+        """To be set before `run`."""
         self.changed = trio.Event()
         """Set, and replaced, when role, leader, configuration or commit index change."""
+        self.observers: list[Callable[[], None]] = []
+        """Called then, and when a snapshot has taken the place of the state."""
+        self.notice_observers: list[Callable[[Notice], None]] = []
         self._store = store
         self._clock = clock
+        self._apply_timeout = apply_timeout
         self._send = send
         self._lead = lead
         self._on_configuration = on_configuration
+        self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
-        self._drained = trio.Event()
+        self._timer = trio.CancelScope()
+        self._due = math.inf
+        """When the timer wakes the loop, at the latest."""
+        self._broken: Exception | None = None
+        self._write: tuple[int, Callable[[], Awaitable[None]]] | None = None
+        """The sequence of the write that is out, and what waits for its end."""
+        self._write_due = trio.Event()
         self._messages: list[Message] = []
         self._inputs: list[Callable[[float], None]] = []
-        self._proposals: deque[_Proposal] = deque()
+        self._proposals = Proposals()
         self._reads: dict[int, Promise[Machine]] = {}
         self._next_token = 0
         self._leadership: trio.CancelScope | None = None
+        self._lease_end = -math.inf
         self._configuration: Configuration | None = None
         self._failure: NefiaError | None = None
 
@@ -108,12 +138,10 @@ class Replica:
         self._inputs.append(action)
         self._wake.set()
 
-    async def receive(self, messages: Sequence[Message]) -> None:
-        """Give messages of one peer to the core; waits while too many are there already."""
-        while len(self._messages) >= MAX_INBOX_MESSAGES:
-            await self._drained.wait()
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages of one peer for the core, in their order."""
         self._messages.extend(messages)
-        self._wake.set()
+        self._turn()
 
     async def ask(self, action: Callable[[float], T]) -> T:
         """What `action(now)`, an input of the core, returns or raises in the next pass."""
@@ -128,28 +156,26 @@ class Replica:
         self.post(perform)
         return await promise.wait()
 
-    def propose(self, command: Command, request_id: str) -> Promise[Outcome]:
-        """The outcome of `command`, some day: the caller bounds the wait.
+    def propose(self, command: Command, request_id: str, settle: Settle) -> None:
+        """Have `command` committed and applied; `settle` is told its outcome, or why there is none.
 
-        The promise is broken with NotLeader or NoLeader if nothing was changed. Raises those too,
-        and Overloaded.
+        That is NotLeader, NoLeader or NoQuorum if nothing was changed, and OutcomeUnknown if the
+        change was proposed and not confirmed within the apply timeout. Raises NotInitialized,
+        NotLeader, NoLeader and Overloaded at once.
         """
         if self.raft.leader is None:
+            self.require_member()
             raise self.not_leader()
-        if len(self._proposals) + self.applier.waiting >= MAX_PENDING_CHANGES:
-            raise Overloaded(f"{MAX_PENDING_CHANGES} changes wait already", hint="try again later")
+        deadline = self._clock.now() + self._apply_timeout
+        self._proposals.add(command, request_id, settle, deadline)
+        if not self.raft.write_is_out:  # else its end brings the next turn
+            self._wake.set()
+
+    async def change(self, command: Command, request_id: str = "") -> Outcome:
+        """The outcome of `propose`, whose errors are raised."""
         promise: Promise[Outcome] = Promise()
-        self._proposals.append(_Proposal(command, request_id, promise))
-        self._wake.set()
-        return promise
-
-    def is_proposed(self, promise: Promise[Outcome]) -> bool:
-        """Whether the change has left the queue, so that its outcome may be unknown."""
-        return all(proposal.promise is not promise for proposal in self._proposals)
-
-    def withdraw(self, promise: Promise[Outcome]) -> None:
-        """Forget a change that `is_proposed` denies: nobody waits for it any more."""
-        self._proposals = deque(p for p in self._proposals if p.promise is not promise)
+        self.propose(command, request_id, promise.settle)
+        return await promise.wait()
 
     def read(self) -> Promise[Machine]:
         """The machine, once a read of it is linearizable (6.4). Raises as `propose` does."""
@@ -206,69 +232,102 @@ class Replica:
     async def run(self) -> None:
         """Drive the core for ever. Raises DiskFailed or DataDamaged: the node must start anew."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             self._follow_configuration()
-            while True:
-                await self._wait()
+            nursery.start_soon(self._run_writes)
+            while self._broken is None:
+                self._due = self._next_deadline()
+                with self._clock.deadline_scope(self._due) as self._timer:
+                    await self._wake.wait()
                 self._wake = trio.Event()
-                self._pass(self._clock.now(), nursery)
+                self._turn()
+            raise self._broken
 
-    async def _wait(self) -> None:
-        with self._clock.deadline_scope(self.raft.deadline):
-            await self._wake.wait()
-        await trio.lowlevel.checkpoint()
+    def _next_deadline(self) -> float:
+        return min(self.raft.deadline, self._proposals.deadline)
+
+    def _turn(self) -> None:
+        """One pass, done by whoever brings news: to wake the loop for it would cost a tick of trio.
+
+        What fails in it is nobody's fault but ours, or the disk's, and ends `run`.
+        """
+        if self._broken is not None or self._nursery is None:
+            return
+        try:
+            self._pass(self._clock.now(), self._nursery)
+        except Exception as error:
+            self._broken = error
+            self._timer.cancel()
+            return
+        due = self._next_deadline()
+        if due < self._due:
+            self._due = due
+            self._clock.move_deadline(self._timer, due)
 
     def _pass(self, now: float, nursery: trio.Nursery) -> None:
         messages, self._messages = self._messages, []
         inputs, self._inputs = self._inputs, []
-        self._drained.set()
-        self._drained = trio.Event()
         self.raft.cluster_ms = self.cluster_ms(now)
         for message in messages:
-            if isinstance(message, AppendEntries) and message.term >= self.raft.term:
-                self.cluster_clock.heard(now, message.cluster_ms)
+            match message:
+                case AppendEntries() if message.term >= self.raft.term:
+                    self.cluster_clock.heard(now, message.cluster_ms)
+                case InstallSnapshot() if not self.snapshots.may_install(message.snapshot):
+                    continue
             self.raft.step(now, message)
         for action in inputs:
             action(now)
         self.raft.tick(now)
         if self._proposals:
             self._propose(now)
+        self._proposals.expire(now)
         self._perform(self.raft.take(), nursery)
         self._update_leadership(now, nursery)
 
     def _propose(self, now: float) -> None:
-        if self.raft.leader is None:
-            error = self.not_leader()
-            while self._proposals:
-                self._proposals.popleft().promise.fail(error)
-        elif not self.raft.leader.transferring:  # else they are held until it is decided
-            time_ms = self.cluster_ms(now)
-            batch = [(p, Change(time_ms, p.request_id, p.command)) for p in self._proposals]
-            self._proposals.clear()
-            first = self.raft.propose(now, [CHANGES.encode(change) for _, change in batch])
-            for index, (proposal, change) in enumerate(batch, first):
-                self.applier.expect(index, self.raft.term, change, proposal.promise)
+        """What has gathered goes into one entry; while that is written, more gathers.
+
+        A flood is thus taken in doses that leave time for heartbeats. While leadership is handed
+        over, all are held until that is decided.
+        """
+        leader = self.raft.leader
+        if leader is None:
+            self._proposals.fail_waiting(self.not_leader())
+        elif not (leader.transferring or self.raft.write_is_out):
+            payload, batch = self._proposals.next_batch(self.cluster_ms(now))
+            index = self.raft.propose(now, [payload])
+            self.applier.expect(index, self.raft.term, batch)
 
     def _perform(self, effects: Effects, nursery: trio.Nursery) -> None:
         for message in effects.send:
             self._send(message)
         if effects.write is not None:
-            nursery.start_soon(self._write, effects.write)
+            self._write = effects.write.sequence, self._store.begin_write(effects.write)
+            self._write_due.set()
         for fetch in effects.fetch:
             nursery.start_soon(self._fetch, fetch)
-        assert (effects.restore, effects.snapshots) == (None, ()), "nothing is compacted yet"
+        if effects.restore is not None:
+            self.applier.restore(self.snapshots.install(effects.restore))
+        for order in effects.snapshots:
+            nursery.start_soon(self.snapshots.send, order)
         if effects.committed:
             self.applier.apply(effects.committed)
         for ready in effects.reads:
             self.applier.answer_at(ready.index, self._reads.pop(ready.token))
         for notice in effects.notices:
             self._report(notice)
-        if effects.notices or effects.committed:
-            self.changed.set()
-            self.changed = trio.Event()
+        if effects.notices or effects.committed or effects.restore is not None:
+            self._tell_of_change()
         self._follow_configuration()
         if self._failure is not None:
             nursery.start_soon(self._leave, self._failure)
             self._failure = None
+
+    def _tell_of_change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+        for observe in self.observers:
+            observe()
 
     def _follow_configuration(self) -> None:
         configuration = self.raft.log.configuration
@@ -281,6 +340,9 @@ class Replica:
         lease_end = self.raft.lease_end
         if self.raft.leader is None:
             self._fail_reads()
+        if lease_end == self._lease_end and self._leadership is not None:
+            return
+        self._lease_end = lease_end
         if self._leadership is not None:
             self._clock.move_deadline(self._leadership, lease_end)
         elif lease_end > now:
@@ -302,13 +364,21 @@ class Replica:
 
     # Effects that wait for the disk.
 
-    async def _write(self, write: Write) -> None:
-        try:
-            await self._store.write(write)
-        except DiskFailed as error:
-            self.fail(error)
-        else:
-            self.post(partial(self._persisted, write.sequence))
+    async def _run_writes(self) -> None:
+        """One write after the other. What was proposed while one was out is the next, at once."""
+        while True:
+            if self._write is None:
+                await self._write_due.wait()
+            assert self._write is not None
+            (sequence, ended), self._write = self._write, None
+            self._write_due = trio.Event()
+            try:
+                await ended()
+            except DiskFailed as error:
+                self.fail(error)
+            else:
+                self._inputs.append(partial(self._persisted, sequence))
+                self._turn()
 
     def fail(self, error: DiskFailed) -> None:
         """The disk has refused a write, of the core's or another: this node must start anew."""
@@ -322,8 +392,7 @@ class Replica:
         self.raft.write_failed(now)
         self._failure = error
         self.applier.give_up(error.message)
-        while self._proposals:
-            self._proposals.popleft().promise.fail(error)
+        self._proposals.fail_waiting(error)
 
     async def _leave(self, failure: NefiaError) -> None:
         await sleep(self._clock, FAREWELL_SECONDS)
@@ -339,6 +408,8 @@ class Replica:
     # What people see.
 
     def _report(self, notice: Notice) -> None:
+        for heed in self.notice_observers:
+            heed(notice)
         match notice:
             case RoleChanged():
                 _log.info(

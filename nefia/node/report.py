@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -12,7 +13,13 @@ from nefia.raft.quorum import majority
 
 
 def status(
-    raft: Raft, *, now: float, cluster_id: str, reachable: AbstractSet[str], digest: str
+    raft: Raft,
+    *,
+    now: float,
+    cluster_id: str,
+    lineage: str,
+    reachable: AbstractSet[str],
+    digest: str,
 ) -> dict[str, Any]:
     """The object of `status -o json`. `reachable`: the members that answer, this node included."""
     configuration = raft.log.configuration
@@ -31,6 +38,7 @@ def status(
         "applied_index": raft.applied_index,
         "last_index": raft.log.last_index,
         "cluster_id": cluster_id or None,
+        "lineage": lineage or None,
         "failure_tolerance": up - majority(voters) if voters else 0,
         "healthy": leader is not None and state != "Removed" and up == len(voters),
         "last_contact_ms": _last_contact_ms(raft, now),
@@ -46,12 +54,25 @@ def _last_contact_ms(raft: Raft, now: float) -> int | None:
     return round((now - raft.heard_at) * 1000)
 
 
-def members(raft: Raft, *, now: float, reachable: AbstractSet[str]) -> list[dict[str, Any]]:
-    """One object for each member, sorted by id, unreachable ones included."""
-    return [
+def members(
+    raft: Raft,
+    *,
+    now: float,
+    reachable: AbstractSet[str],
+    estimate_ms: Callable[[str], int | None],
+) -> list[dict[str, Any]]:
+    """One object for each member, sorted by id, unreachable ones included.
+
+    `estimate_ms` says when a learner will have caught up, if that is known.
+    """
+    shown = [
         _member(raft, member, now, member.id in reachable)
         for member in raft.log.configuration.members
     ]
+    for member in shown:
+        if not member["voter"]:
+            member["estimate_ms"] = estimate_ms(member["id"])
+    return shown
 
 
 def _member(raft: Raft, member: Member, now: float, reachable: bool) -> dict[str, Any]:
@@ -65,10 +86,12 @@ def _member(raft: Raft, member: Member, now: float, reachable: bool) -> dict[str
         "reachable": reachable,
         "last_contact_ms": 0 if local else None,
         "match_index": raft.log.last_index if local else None,
+        "lag": 0 if local and raft.leader else None,
     }
     progress = raft.leader.progress.get(member.id) if raft.leader else None
     if progress is not None:
         shown["match_index"] = progress.match_index
+        shown["lag"] = raft.log.last_index - progress.match_index
         if progress.heard_at is not None:
             shown["last_contact_ms"] = round((now - progress.heard_at) * 1000)
     return shown

@@ -133,18 +133,22 @@ class Cluster:
         clock = self.new_clock(name)
         store = await open_memory(self.disks[name], name, clock, f"data-of-{name}-{self._starts}")
         address = address or f"{name}:9700"
-        node = await open_node(
-            settings=evolve(
-                self.settings,
-                address=address,
-                peers=tuple(PeerConfig(id=peer, address=f"{peer}:9700") for peer in peers),
-            ),
-            store=store,
-            clock=clock,
-            network=self.net.of(name),
-            random=Random(self.random.getrandbits(32)),
-            answer=lambda line: self._answer(name, line),
-        )
+        try:
+            node = await open_node(
+                settings=evolve(
+                    self.settings,
+                    address=address,
+                    peers=tuple(PeerConfig(id=peer, address=f"{peer}:9700") for peer in peers),
+                ),
+                store=store,
+                clock=clock,
+                network=self.net.of(name),
+                random=Random(self.random.getrandbits(32)),
+                answer=lambda line: self._answer(name, line),
+            )
+        except BaseException:
+            await store.close()
+            raise
         lifetimes = SessionLifetimes(ttl_ms=3_600_000, idle_timeout_ms=60_000)
         process = Process(name, node, Actions(node, lifetimes), clock)
         self.up[name] = process
@@ -217,6 +221,12 @@ class Cluster:
         self._apply_cuts()
         if process.leadership:
             process.leadership.periods[-1][1] = trio.current_time()
+
+    def pause_at_hand_over(self, name: str) -> None:
+        """SIGSTOP at the very moment when it is told to take over."""
+        self.up[name].raft.election.on_timeout_now = (  # type: ignore[method-assign]
+            lambda message: self.pause(name)
+        )
 
     def resume(self, name: str) -> None:
         process = self.up[name]

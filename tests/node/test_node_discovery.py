@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import trio
-import trio.lowlevel
 
-from nefia.node.replica import MAX_INBOX_MESSAGES
 from nefia.raft.entries import SnapshotMeta
-from nefia.raft.messages import InstallSnapshot, TimeoutNow
+from nefia.raft.messages import InstallSnapshot
 from tests.node.cluster import Cluster
 
 
@@ -34,20 +32,6 @@ async def test_a_waiting_node_finds_the_cluster_of_its_peers(cluster: Cluster) -
     await cluster.ask("n3", "add_peer", id="n4", addr="n4:9700")
     await cluster.until(cluster.is_calm)
     assert "hint" not in waiting.node.status()
-
-
-async def test_messages_wait_when_the_inbox_is_full(nodes: Cluster) -> None:
-    """A frozen replica: its connections stop being read, and memory stays bounded."""
-    process = await nodes.start("n1")
-    process.scope.cancel()
-    await trio.lowlevel.checkpoint()
-    batch = [TimeoutNow(sender="n2", recipient="n1", term=1)] * 1000
-    taken = 0
-    with trio.move_on_after(1):
-        while True:
-            await process.node.receive(batch)
-            taken += len(batch)
-    assert MAX_INBOX_MESSAGES <= taken < MAX_INBOX_MESSAGES + len(batch)
 
 
 async def test_a_snapshot_message_does_no_harm(cluster: Cluster) -> None:

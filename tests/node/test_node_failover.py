@@ -172,7 +172,7 @@ async def test_leadership_goes_to_whom_it_is_given(cluster: Cluster) -> None:
     term = cluster.up["n1"].raft.term
     given = await cluster.ask("n1", "transfer_leader", to="n3")
     assert (given["leader_id"], given["term"]) == ("n3", term + 1)
-    assert given["phases"].keys() == {"catch_up_ms", "election_ms"}
+    assert given["phases"].keys() == {"record_ms", "catch_up_ms", "election_ms"}
     assert 0 <= sum(given["phases"].values()) < 100
     assert await cluster.new_leader("n1") == "n3"
 
@@ -186,9 +186,19 @@ async def test_a_transfer_to_a_node_that_is_down_changes_nothing(cluster: Cluste
     await cluster.push("n1", 2)
 
 
+async def test_a_transfer_to_a_frozen_node_changes_nothing(cluster: Cluster) -> None:
+    """It has to bring the entry that tells of the transfer first, so that nothing is handed over
+    to a node that has every entry and is gone nevertheless."""
+    cluster.pause("n3")
+    with pytest.raises(PeerUnreachable) as refused:
+        await cluster.ask("n1", "transfer_leader", to="n3")
+    assert refused.value.changed is False
+    assert cluster.leader == "n1"
+
+
 async def test_a_transfer_to_a_node_that_freezes_names_who_leads(cluster: Cluster) -> None:
     """n3 has all entries, is told to take over, and never does."""
-    cluster.pause("n3")
+    cluster.pause_at_hand_over("n3")
     with trio.fail_after(5):
         given = await cluster.ask("n1", "transfer_leader", to="n3")
     assert given["leader_id"] == await cluster.new_leader("n1") == "n2"
@@ -197,7 +207,7 @@ async def test_a_transfer_to_a_node_that_freezes_names_who_leads(cluster: Cluste
 async def test_a_leader_that_has_to_lead_again_after_a_transfer_says_so(
     nursery: trio.Nursery, cluster: Cluster
 ) -> None:
-    cluster.pause("n3")
+    cluster.pause_at_hand_over("n3")
     nursery.start_soon(_have_patience, cluster, "n2")
     with trio.fail_after(5):
         with pytest.raises(PeerUnreachable) as refused:

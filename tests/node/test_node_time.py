@@ -10,7 +10,7 @@ import trio
 from nefia.errors import NefiaError
 from nefia.node.housekeeping import MIN_ADVANCE_SECONDS, TIME_ENTRY_SECONDS
 from nefia.state.commands import AdvanceTime
-from nefia.wire import CHANGES
+from nefia.wire import decode_batch
 from tests.node.cluster import Cluster
 
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -39,9 +39,10 @@ def time_entries(cluster: Cluster) -> list[int]:
     leader = cluster.leader
     assert leader is not None
     changes = [
-        CHANGES.decode(entry.payload)
+        change
         for entry in cluster.disks[leader].entries
         if isinstance(entry.payload, bytes)
+        for change in decode_batch(entry.payload).changes
     ]
     return [change.time_ms for change in changes if isinstance(change.command, AdvanceTime)]
 

@@ -1,0 +1,71 @@
+"""What a node begins with: the newest sound snapshot, and the log behind it (SPEC 6)."""
+
+from __future__ import annotations
+
+import structlog
+
+from nefia.errors import DataDamaged
+from nefia.raft.effects import Write
+from nefia.raft.entries import HardState, SnapshotMeta
+from nefia.raft.log import MEMORY_BYTES, Log
+from nefia.state.machine import Machine
+from nefia.storage.store import LogStore, Stored
+
+_log = structlog.get_logger("nefia.node")
+
+
+async def restore(store: LogStore) -> tuple[HardState, Log, Machine]:
+    """Term and vote, log, and the state at `Machine.applied_index`, from which the log goes on.
+
+    Raises DiskFailed, and DataDamaged if the log begins behind every sound snapshot.
+    """
+    stored = await store.load(MEMORY_BYTES)
+    place, machine = await _newest_state(store, stored)
+    log = log_of(stored)
+    if place is not None and log.term_at(place.index) != place.term:
+        # The snapshot holds what was committed and is not in this log: because it came from a
+        # leader, or because it was written sooner than the entries. The log begins anew behind it.
+        # The term of the snapshot may be new here too, and then no vote was given in it.
+        newer = place.term > stored.hard_state.term
+        hard_state = HardState(place.term) if newer else None
+        await store.write(Write(0, hard_state=hard_state, snapshot=place))
+        stored = await store.load(MEMORY_BYTES)
+        log = log_of(stored)
+    return stored.hard_state, log, machine
+
+
+async def _newest_state(store: LogStore, stored: Stored) -> tuple[SnapshotMeta | None, Machine]:
+    base_index = stored.first_index - 1
+    for info in store.snapshots.found:
+        if info.place.index < base_index:
+            break
+        try:
+            machine = await store.snapshots.restore(info, Machine.from_records)
+        except DataDamaged as error:
+            _log.error("snapshot_damaged", snapshot=info.id, error=error.message)
+            await store.snapshots.set_aside(info)
+        else:
+            return info.place, machine
+    if base_index > 0:
+        raise snapshot_missing(base_index)
+    return None, Machine()
+
+
+def snapshot_missing(base_index: int) -> DataDamaged:
+    """The error for a log of whose beginning, up to `base_index`, there is no snapshot."""
+    return DataDamaged(
+        f"the log begins behind entry {base_index}, and there is no sound snapshot of what "
+        "was before",
+        hint="Nothing was repaired, since what is missing may have been acknowledged. Remove "
+        "this node on the leader, empty its data directory, and add it again.",
+    )
+
+
+def log_of(stored: Stored) -> Log:
+    return Log(
+        base=stored.snapshot,
+        last_index=stored.last_index,
+        term_starts=stored.term_starts,
+        configurations=stored.configurations,
+        tail=stored.tail,
+    )
