@@ -8,31 +8,34 @@ first: `_stop` has the node hand over and say goodbye, then cancels the rest (DE
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from attrs import evolve
 
-from nefia import logs
+from nefia import collector, logs
 from nefia.admin import SOCKET_NAME
 from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import (
     Refusal,
+    Reply,
     Request,
+    Stream,
     encode_answer,
     encode_error,
     parse_request,
 )
 from nefia.admin.server import serve_admin
 from nefia.clock import BootClock, TrioNodeClock
-from nefia.config import Config, parse_address
+from nefia.config import ClusterConfig, Config, parse_address
 from nefia.errors import (
     DiskFailed,
     InvalidConfiguration,
@@ -41,10 +44,15 @@ from nefia.errors import (
     Permission,
     ShuttingDown,
 )
-from nefia.net.network import TcpNetwork
-from nefia.node.founding import found_cluster
+from nefia.net.network import Network, TcpNetwork
+from nefia.node.founding import first_configuration, found_cluster
 from nefia.node.node import Node, Settings, open_node
+from nefia.state.commands import SetRetention
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
+from nefia.systemd import ServiceManager
+
+if TYPE_CHECKING:
+    from nefia.rotation import Rotation
 
 FIRST_RESTART_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
@@ -68,6 +76,7 @@ def run(config: Config) -> int:
         )
     logs.configure(os.environ)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    collector.configure()
     try:
         trio.run(Daemon(config).main, clock=BootClock())
     except BaseExceptionGroup as group:
@@ -89,7 +98,10 @@ async def _initialize(config: Config) -> str:
     cluster = config.cluster
     store = await open_lmdb(cluster.data_dir, cluster.node_id)
     try:
-        return await found_cluster(store, cluster.advertise_addr)
+        utc_ms = time.time_ns() // 1_000_000
+        return await found_cluster(
+            store, first_configuration(store, cluster.advertise_addr, utc_ms=utc_ms)
+        )
     finally:
         await store.close()
 
@@ -114,7 +126,9 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._clock = TrioNodeClock()
-        self._network = TcpNetwork(config.cluster.raft.transport_timeout)
+        self._manager = ServiceManager(os.environ)
+        self._network: Network = TcpNetwork(config.cluster.raft.transport_timeout)
+        self._rotation = self._secure(config.cluster)
         self._actions: Actions | None = None
         self._node: Node | None = None
         self._unavailable = NefiaError("the daemon is starting", hint="try again in a moment")
@@ -122,6 +136,21 @@ class Daemon:
             ttl_ms=config.session_ttl_minutes * 60_000,
             idle_timeout_ms=config.session_idle_timeout_minutes * 60_000,
         )
+
+    def _secure(self, cluster: ClusterConfig) -> Rotation | None:
+        """With TLS, all that this node says and hears goes through it. Raises TLSFailed."""
+        if not (cluster.enabled and cluster.tls_enabled):
+            return None
+        from nefia.credentials import tls_files
+        from nefia.rotation import Rotation  # it takes a while, and memory, that only TLS needs
+
+        rotation = Rotation(tls_files(cluster), cluster.node_id, self._network, self._renew)
+        self._network = rotation.network
+        return rotation
+
+    async def _renew(self) -> None:
+        if self._node is not None and self._actions is not None:
+            await self._node.renew_connections()
 
     async def main(self) -> None:
         _make_state_dir(self._config)
@@ -137,17 +166,39 @@ class Daemon:
                     task_status=task_status,
                 )
             )
+            if self._rotation is not None:
+                nursery.start_soon(self._rotation.run)
             _log.info("ready", admin_socket=str(socket_path))
+            self._manager.tell("READY=1")
+            nursery.start_soon(self._manager.feed_watchdog, self._pulse)
+            nursery.start_soon(collector.run, self._may_pause)
+
+    async def _pulse(self) -> None:
+        """Return once the node has shown that it goes on, unless it is starting anew."""
+        if self._node is not None and self._actions is not None:
+            await self._node.pulse()
+
+    def _may_pause(self) -> bool:
+        return self._node is None or not self._node.leads
 
     # Requests.
 
-    async def handle(self, request: Request) -> dict[str, Any]:
+    def handle(
+        self, request: Request, reply: Reply
+    ) -> Callable[[], Awaitable[None]] | Stream | None:
         """The admin server's handler."""
+        try:
+            return self._acting(request).handle(request, reply)
+        except NefiaError as error:
+            reply(error)
+            return None
+
+    def _acting(self, request: Request) -> Actions:
         if not self._config.cluster.enabled and request.action in CLUSTER_ACTIONS:
             raise _not_clustered()
         if self._actions is None:
             raise self._unavailable
-        return await self._actions(request)
+        return self._actions
 
     async def _answer(self, line: bytes) -> bytes:
         """The answer to a request that another node has passed on."""
@@ -155,7 +206,7 @@ class Daemon:
         if isinstance(request, Refusal):
             return encode_error(request.seq, request.error)
         try:
-            return encode_answer(request.seq, await self.handle(request))
+            return encode_answer(request.seq, await self._acting(request)(request))
         except NefiaError as error:
             return encode_error(request.seq, error)
 
@@ -192,8 +243,9 @@ class Daemon:
         store = await open_lmdb(data_dir, node_id)
         try:
             node = await self._open_node(store)
-            gc.collect()
-            gc.freeze()  # what was just loaded stays; looking through it again would stop the loop
+            if self._rotation is not None:
+                node.annotate = self._rotation.annotate
+            collector.settle()
             listeners = await self._listen()
             first_run, self._node = self._node is None, node
             self._actions = Actions(node, self._lifetimes)
@@ -208,7 +260,7 @@ class Daemon:
 
     async def _open_node(self, store: LmdbStore) -> Node:
         return await open_node(
-            settings=Settings.of(self._config.cluster),
+            settings=evolve(Settings.of(self._config.cluster), retention=_retention(self._config)),
             store=store,
             clock=self._clock,
             network=self._network,
@@ -228,7 +280,8 @@ class Daemon:
                 hint="is another daemon running there, or is the address another machine's?",
             ) from error
         host = parse_address(cluster.bind_addr)[0]
-        if host not in ("localhost", "::1") and not host.startswith("127."):
+        is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+        if self._rotation is None and not is_loopback:
             _log.warning(
                 "no_tls",
                 bind_addr=cluster.bind_addr,
@@ -249,21 +302,35 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 async for number in signals:
                     if number == signal.SIGHUP:
-                        _log.info("nothing_to_reload")
+                        nursery.start_soon(self._reload)
                     elif stopping:
                         everything.cancel()  # asked twice: at once
                     else:
                         stopping = True
                         nursery.start_soon(self._stop, everything, signal.Signals(number).name)
 
+    async def _reload(self) -> None:
+        if self._rotation is None:
+            _log.info("nothing_to_reload")
+        else:
+            await self._rotation.reload("SIGHUP")
+
     async def _stop(self, everything: trio.CancelScope, reason: str) -> None:
         _log.info("stopping", reason=reason)
+        self._manager.tell("STOPPING=1")
         node, self._unavailable = self._node, ShuttingDown("the daemon is shutting down")
         with trio.move_on_after(STOP_SECONDS):
             if node is not None and self._actions is not None:
                 await node.leave()
         self._actions = None
         everything.cancel()
+
+
+def _retention(config: Config) -> SetRetention:
+    return SetRetention(
+        task_retention_ms=round(config.task_retention * 1000),
+        session_gc_ms=config.session_gc_interval_minutes * 60_000,
+    )
 
 
 def _make_state_dir(config: Config) -> None:

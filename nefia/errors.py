@@ -33,6 +33,7 @@ EXIT_CODES: dict[str, int] = {
     "not_initialized": EXIT_NO_LEADER,
     "already_initialized": EXIT_REFUSED,
     "would_lose_quorum": EXIT_REFUSED,
+    "recovery_refused": EXIT_REFUSED,
     "other_cluster": EXIT_REFUSED,
     "other_node": EXIT_REFUSED,
     "change_in_progress": EXIT_REFUSED,
@@ -141,6 +142,12 @@ class PeerUnreachable(NefiaError):
 
 class WouldLoseQuorum(NefiaError):
     code = "would_lose_quorum"
+
+
+class RecoveryRefused(NefiaError):
+    """`cluster recover` would do harm, or there is nothing to recover."""
+
+    code = "recovery_refused"
 
 
 # Requests.

@@ -98,6 +98,7 @@ EXPECTED = {
             tls_cert_file=Path("/etc/nefia/cluster-cert.pem"),
             tls_key_file=Path("/etc/nefia/cluster-key.pem"),
             tls_ca_file=Path("/etc/nefia/cluster-ca.pem"),
+            dead_peer_cleanup=86_400.0,
             raft=RaftConfig(
                 apply_timeout=90.0,
                 leader_lease=0.2,
@@ -114,6 +115,7 @@ EXPECTED = {
         session_ttl_minutes=60,
         session_idle_timeout_minutes=10,
         session_gc_interval_minutes=1,
+        task_retention=3600.0,
     ),
 }
 
@@ -151,6 +153,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert DEFAULTS.session_ttl_minutes == 1440
     assert DEFAULTS.session_idle_timeout_minutes == 30
     assert DEFAULTS.session_gc_interval_minutes == 5
+    assert DEFAULTS.task_retention == 86_400.0
     assert not DEFAULTS.cluster.enabled
 
 
@@ -251,9 +254,8 @@ def test_an_unreadable_key_is_a_mistake(others_directory: Path) -> None:
         "  tls_enabled: true\n",
     )
     os.seteuid(NOBODY)
-    unreadable, no_tls_yet = mistakes(path)
+    [unreadable] = mistakes(path)
     assert f"{path}:3: cluster.tls_key_file: {others_directory}/key is not readable" in unreadable
-    assert f"{path}:5: cluster.tls_enabled: this version does not speak TLS yet" in no_tls_yet
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ READING_ACTIONS = frozenset(
     {
         "status",
         "members",
+        "history",
         "session_get",
         "session_list",
         "queue_get",
         "queue_list",
         "queue_stats",
+        "watch",
     }
 )
 """Actions that change nothing, so that a lost answer to one of them leaves no doubt behind."""

@@ -7,22 +7,28 @@ ids and the lifetimes that its configuration says.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
+from msgspec.structs import replace
 
-from nefia.admin.protocol import Request
-from nefia.admin.views import Views
-from nefia.errors import NotLeader
+from nefia.admin.protocol import Reply, Request, Stream
+from nefia.admin.restoring import restore_step
+from nefia.admin.views import Views, event_view
+from nefia.errors import InvalidArgument, NefiaError, NoLeader, NotLeader, OutcomeUnknown
+from nefia.node.watching import Watcher
 from nefia.state.commands import (
     AckTask,
     CancelTask,
     ClaimTasks,
     CloseSession,
     Command,
+    EndRestore,
     ExtendTask,
     FailTask,
     NewTask,
@@ -42,18 +48,38 @@ MEMBERSHIP_SECONDS = 120.0
 """A leader's longest answer to a membership request: dial, add, catch up, promote."""
 CLAIM_SECONDS = 15.0
 """What a claim may take besides its wait."""
+NEXT_LEADER_SECONDS = 0.05
+"""How long a forwarded claim pauses while it knows no leader."""
 
 _log = structlog.get_logger()
+
+
+class Watchable(Protocol):
+    def watch(self, topics: Collection[str]) -> AbstractContextManager[Watcher]:
+        """Raises Overloaded."""
+        ...
 
 
 class NodeApi(Protocol):
     """What the admin API needs of a node."""
 
-    async def change(self, command: Command, request_id: str) -> Outcome:
+    def propose(
+        self,
+        command: Command,
+        request_id: str,
+        settle: Callable[[Outcome | NefiaError], None],
+    ) -> None:
         """Apply `command` through the log, and remember the outcome under a `request_id` not empty.
 
-        Raises NotLeader, NoLeader, OutcomeUnknown, Overloaded or ShuttingDown. A caller that is
-        cancelled has withdrawn from waiting, not the change.
+        `settle` is called once, later. Errors, raised at once or given to it: NotLeader, NoLeader,
+        NoQuorum, OutcomeUnknown, Overloaded, NotInitialized.
+        """
+        ...
+
+    async def change(self, command: Command, request_id: str) -> Outcome:
+        """The outcome of `propose`, whose errors are raised.
+
+        A caller that is cancelled has withdrawn from waiting, not the change.
         """
         ...
 
@@ -73,12 +99,32 @@ class NodeApi(Protocol):
         ...
 
     async def add_peer(
-        self, node_id: str, address: str, *, wait: bool, preflight: bool
+        self,
+        node_id: str,
+        address: str,
+        *,
+        wait: bool,
+        preflight: bool,
+        reason: str,
+        dry_run: bool,
     ) -> dict[str, Any]: ...
 
-    async def remove_peer(self, node_id: str, *, force: bool) -> dict[str, Any]: ...
+    async def remove_peer(
+        self, node_id: str, *, force: bool, reason: str, dry_run: bool
+    ) -> dict[str, Any]: ...
 
-    async def transfer_leader(self, to: str | None) -> dict[str, Any]: ...
+    async def transfer_leader(self, to: str | None, reason: str) -> dict[str, Any]: ...
+
+    def first_of_next_epoch(self, seen: int) -> int:
+        """Above every term and token there is, and above `seen`.
+
+        Raises NewerFormat while a voter does not know how to restore a snapshot.
+        """
+        ...
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Where in the log it stands, and its size. Raises NotInitialized and DiskFailed."""
+        ...
 
     async def forward(
         self, request: dict[str, Any], timeout_seconds: float | None = None
@@ -98,6 +144,9 @@ class NodeApi(Protocol):
         """The wall clock minus the cluster time, now."""
         ...
 
+    @property
+    def watching(self) -> Watchable: ...
+
 
 @frozen
 class SessionLifetimes:
@@ -113,9 +162,48 @@ class Actions:
     def __init__(self, node: NodeApi, lifetimes: SessionLifetimes) -> None:
         self._node = node
         self.lifetimes = lifetimes
+        self._shown_by = Views(0)
+
+    def handle(
+        self, request: Request, reply: Reply
+    ) -> Callable[[], Awaitable[None]] | Stream | None:
+        """See `protocol.Handler`. One change needs no task of its own: it is the hot path."""
+        change = _CHANGES.get(request.action)
+        if request.action == "watch":
+            return self._watch(request)
+        if change is None or request.forward or request.params.get("wait_ms"):
+            return partial(self._reply_to, request, reply)
+
+        def settle(outcome: Outcome | NefiaError) -> None:
+            if isinstance(outcome, NefiaError):
+                reply(outcome)
+            elif isinstance(outcome, Refusal):
+                reply(outcome.to_error())
+            else:
+                reply(change.result(self._views(), request, outcome))
+
+        try:
+            command = self._command(change, request)
+            self._node.propose(command, request.request_id, settle)
+        except NefiaError as error:
+            reply(error)
+        return None
+
+    async def _reply_to(self, request: Request, reply: Reply) -> None:
+        try:
+            result = await self(request)
+        except NefiaError as error:
+            reply(error)
+        else:
+            reply(result)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
+        """The result of `request`. Raises NefiaError."""
+        if request.params.get("wait_ms"):
+            return await self.queue_claim(request)  # it finds the leader by itself
         try:
+            if change := _CHANGES.get(request.action):
+                return await self._change(change, request)
             return await _PERFORM[request.action](self, request)
         except NotLeader:
             if not request.forward:
@@ -136,43 +224,48 @@ class Actions:
     async def init(self, request: Request) -> dict[str, Any]:
         return {"cluster_id": await self._node.initialize()}
 
+    async def snapshot(self, request: Request) -> dict[str, Any]:
+        return await self._node.snapshot()
+
+    async def snapshot_restore(self, request: Request) -> dict[str, Any]:
+        command = restore_step(request.params["step"])
+        if isinstance(command, EndRestore):
+            command = replace(command, first=self._node.first_of_next_epoch(command.first))
+        await self._outcome(command, request)
+        return {"changed": isinstance(command, EndRestore)}
+
     async def add_peer(self, request: Request) -> dict[str, Any]:
         params = request.params
         _log_asked(request)
         return await self._node.add_peer(
-            params["id"], params["addr"], wait=params["wait"], preflight=params["preflight"]
+            params["id"],
+            params["addr"],
+            wait=params["wait"],
+            preflight=params["preflight"],
+            reason=params["reason"],
+            dry_run=params["dry_run"],
         )
 
     async def remove_peer(self, request: Request) -> dict[str, Any]:
         _log_asked(request)
-        return await self._node.remove_peer(request.params["id"], force=request.params["force"])
+        params = request.params
+        return await self._node.remove_peer(
+            params["id"],
+            force=params["force"],
+            reason=params["reason"],
+            dry_run=params["dry_run"],
+        )
 
     async def transfer_leader(self, request: Request) -> dict[str, Any]:
         _log_asked(request)
-        return await self._node.transfer_leader(request.params["to"])
+        return await self._node.transfer_leader(request.params["to"], request.params["reason"])
+
+    async def history(self, request: Request) -> dict[str, Any]:
+        machine = await self._machine(request)
+        events = machine.history(request.params["limit"])
+        return _read(request, {"events": [event_view(event) for event in events]})
 
     # Sessions.
-
-    async def session_open(self, request: Request) -> dict[str, Any]:
-        lifetimes = self.lifetimes
-        return await self._change_session(
-            request,
-            OpenSession(
-                id=secrets.token_hex(SESSION_ID_BYTES),
-                ttl_ms=lifetimes.ttl_ms,
-                idle_timeout_ms=lifetimes.idle_timeout_ms,
-                **request.params,
-            ),
-        )
-
-    async def session_touch(self, request: Request) -> dict[str, Any]:
-        return await self._change_session(request, TouchSession(**request.params))
-
-    async def session_update(self, request: Request) -> dict[str, Any]:
-        return await self._change_session(request, UpdateSession(**request.params))
-
-    async def session_close(self, request: Request) -> dict[str, Any]:
-        return await self._change_session(request, CloseSession(**request.params))
 
     async def session_get(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
@@ -186,52 +279,41 @@ class Actions:
 
     # The queue.
 
-    async def queue_push(self, request: Request) -> dict[str, Any]:
-        several = request.params.get("tasks")
-        new = several or [request.params]
-        outcome = await self._change(request, PushTasks(tuple(NewTask(**task) for task in new)))
-        assert isinstance(outcome, TasksOutcome)
-        if several:
-            return {"tasks": self._views().pushed(outcome.tasks), "changed": any(outcome.changed)}
-        return {"task": self._views().task(outcome.tasks[0]), "changed": outcome.changed[0]}
-
     async def queue_claim(self, request: Request) -> dict[str, Any]:
-        params = request.params
-        deadline = trio.current_time() + params["wait_ms"] / 1000
+        """One that waits for a task, which may take several changes.
+
+        With `forward` it waits wherever there is a leader, under one request id, so that a task
+        that was leased to it is its own whichever answer was lost. Without, it ends with its
+        leader's leadership.
+        """
+        deadline = trio.current_time() + request.params["wait_ms"] / 1000
+        if request.forward and not request.request_id:
+            request = evolve(request, request_id=secrets.token_hex(REQUEST_ID_BYTES))
         while True:
             remaining = max(deadline - trio.current_time(), 0.0)
-            claim = ClaimTasks(
-                worker=params["worker"],
-                queue=params["queue"],
-                host=params["host"],
-                lease_ms=params["lease_ms"],
-                limit=params["limit"] or 1,
-                wait=remaining > 0,
-            )
-            outcome = await self._change(request, claim)
+            try:
+                return await self._claim_here(request, deadline)
+            except (NotLeader, NoLeader, OutcomeUnknown) as error:
+                if not request.forward or (not remaining and not isinstance(error, NotLeader)):
+                    raise
+            passed = {k: v for k, v in request.raw.items() if k not in ("seq", "forward")}
+            passed |= {"request_id": request.request_id, "wait": f"{int(remaining * 1000)}ms"}
+            try:
+                return await self._node.forward(passed, remaining + CLAIM_SECONDS)
+            except (NotLeader, NoLeader, OutcomeUnknown):
+                if not remaining:
+                    raise
+            await trio.sleep(min(NEXT_LEADER_SECONDS, remaining))
+
+    async def _claim_here(self, request: Request, deadline: float) -> dict[str, Any]:
+        while True:
+            remaining = max(deadline - trio.current_time(), 0.0)
+            claim = replace(_claim(self, request), wait=remaining > 0)
+            outcome = await self._outcome(claim, request)
             assert isinstance(outcome, TasksOutcome)
             if outcome.tasks or not claim.wait:
-                break
+                return _claimed(self._views(), request, outcome)
             await self._node.wait_for_task(claim.queue, claim.host, remaining)
-        tasks = self._views().tasks(outcome.tasks)
-        if params["limit"] is None:
-            return {"task": tasks[0] if tasks else None}
-        return {"tasks": tasks}
-
-    async def queue_extend(self, request: Request) -> dict[str, Any]:
-        return await self._change_task(request, ExtendTask(**request.params))
-
-    async def queue_ack(self, request: Request) -> dict[str, Any]:
-        return await self._change_task(request, AckTask(**request.params))
-
-    async def queue_fail(self, request: Request) -> dict[str, Any]:
-        return await self._change_task(request, FailTask(**request.params))
-
-    async def queue_cancel(self, request: Request) -> dict[str, Any]:
-        return await self._change_task(request, CancelTask(**request.params))
-
-    async def queue_retry(self, request: Request) -> dict[str, Any]:
-        return await self._change_task(request, RetryTask(**request.params))
 
     async def queue_get(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
@@ -249,35 +331,54 @@ class Actions:
     async def queue_stats(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
         views = self._views()
-        queues = machine.queue_stats(**request.params)
-        return _read(
-            request, {"queues": {name: views.stats(stats) for name, stats in queues.items()}}
-        )
+        queues = {
+            name: views.stats(stats, machine.queue_rates(name))
+            for name, stats in machine.queue_stats(**request.params).items()
+        }
+        return _read(request, {"queues": queues})
+
+    # Watching.
+
+    async def _watch(self, request: Request) -> Stream:
+        status = self._node.status()
+        names = ("node_id", "state", "term", "leader_id", "leader_addr", "applied_index")
+        with self._node.watching.watch(request.params["events"]) as watcher:
+            yield [{"event": "watching"} | {name: status[name] for name in names}]
+            while True:
+                views = self._views()
+                yield [views.event(event) for event in await watcher.take()]
+
+    async def watch(self, request: Request) -> dict[str, Any]:
+        """Only a client's own connection can be a stream."""
+        raise InvalidArgument("a node cannot watch for another one; watch there")
 
     # What they have in common.
 
-    async def _change(self, request: Request, command: Command) -> Outcome:
+    async def _change(self, change: _Change, request: Request) -> dict[str, Any]:
+        outcome = await self._outcome(self._command(change, request), request)
+        return change.result(self._views(), request, outcome)
+
+    def _command(self, change: _Change, request: Request) -> Command:
+        command = change.command(self, request)
+        validate(command, request.request_id)
+        return command
+
+    async def _outcome(self, command: Command, request: Request) -> Outcome:
         validate(command, request.request_id)
         outcome = await self._node.change(command, request.request_id)
         if isinstance(outcome, Refusal):
             raise outcome.to_error()
         return outcome
 
-    async def _change_session(self, request: Request, command: Command) -> dict[str, Any]:
-        outcome = await self._change(request, command)
-        assert isinstance(outcome, SessionOutcome)
-        return {"session": self._views().session(outcome.session)}
-
-    async def _change_task(self, request: Request, command: Command) -> dict[str, Any]:
-        outcome = await self._change(request, command)
-        assert isinstance(outcome, TasksOutcome)
-        return {"task": self._views().task(outcome.tasks[0])}
-
     async def _machine(self, request: Request) -> Machine:
         return await self._node.machine(request.consistency == "linearizable")
 
     def _views(self) -> Views:
-        return Views(self._node.wall_offset_ms())
+        """Made anew when the clocks have drifted by a millisecond."""
+        offset_ms = self._node.wall_offset_ms()
+        if offset_ms != self._shown_by.offset_ms:
+            self._shown_by = Views(offset_ms)
+        return self._shown_by
 
 
 def _patience_seconds(request: Request) -> float | None:
@@ -299,27 +400,95 @@ def _read(request: Request, result: dict[str, Any]) -> dict[str, Any]:
     return result | {"consistency": "local"} if request.consistency == "local" else result
 
 
+# Changes: from a request to the command, and from its outcome to the result.
+
+
+@frozen
+class _Change:
+    command: Callable[[Actions, Request], Command]
+    result: Callable[[Views, Request, Any], dict[str, Any]]
+
+
+def _open_session(actions: Actions, request: Request) -> Command:
+    lifetimes = actions.lifetimes
+    return OpenSession(
+        id=secrets.token_hex(SESSION_ID_BYTES),
+        ttl_ms=lifetimes.ttl_ms,
+        idle_timeout_ms=lifetimes.idle_timeout_ms,
+        **request.params,
+    )
+
+
+def _push(_: Actions, request: Request) -> Command:
+    new = request.params.get("tasks") or [request.params]
+    return PushTasks(tuple([NewTask(**task) for task in new]))
+
+
+def _claim(_: Actions, request: Request) -> ClaimTasks:
+    params = request.params
+    return ClaimTasks(
+        worker=params["worker"],
+        queue=params["queue"],
+        host=params["host"],
+        lease_ms=params["lease_ms"],
+        limit=params["limit"] or 1,
+    )
+
+
+def _of(kind: Callable[..., Command]) -> Callable[[Actions, Request], Command]:
+    """The parameters are those of the command."""
+    return lambda _, request: kind(**request.params)
+
+
+def _session(views: Views, _: Request, outcome: SessionOutcome) -> dict[str, Any]:
+    return {"session": views.session(outcome.session)}
+
+
+def _task(views: Views, _: Request, outcome: TasksOutcome) -> dict[str, Any]:
+    return {"task": views.task(outcome.tasks[0])}
+
+
+def _pushed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
+    if request.params.get("tasks"):
+        return {"tasks": views.pushed(outcome.tasks), "changed": any(outcome.changed)}
+    return {"task": views.task(outcome.tasks[0]), "changed": outcome.changed[0]}
+
+
+def _claimed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
+    tasks = views.tasks(outcome.tasks)
+    if request.params["limit"] is None:
+        return {"task": tasks[0] if tasks else None}
+    return {"tasks": tasks}
+
+
+_CHANGES: dict[str, _Change] = {
+    "session_open": _Change(_open_session, _session),
+    "session_touch": _Change(_of(TouchSession), _session),
+    "session_update": _Change(_of(UpdateSession), _session),
+    "session_close": _Change(_of(CloseSession), _session),
+    "queue_push": _Change(_push, _pushed),
+    "queue_claim": _Change(_claim, _claimed),
+    "queue_extend": _Change(_of(ExtendTask), _task),
+    "queue_ack": _Change(_of(AckTask), _task),
+    "queue_fail": _Change(_of(FailTask), _task),
+    "queue_cancel": _Change(_of(CancelTask), _task),
+    "queue_retry": _Change(_of(RetryTask), _task),
+}
+
 _PERFORM: dict[str, Callable[[Actions, Request], Awaitable[dict[str, Any]]]] = {
     "status": Actions.status,
     "members": Actions.members,
     "init": Actions.init,
+    "snapshot": Actions.snapshot,
+    "snapshot_restore": Actions.snapshot_restore,
     "add_peer": Actions.add_peer,
     "remove_peer": Actions.remove_peer,
     "transfer_leader": Actions.transfer_leader,
-    "session_open": Actions.session_open,
+    "history": Actions.history,
     "session_get": Actions.session_get,
     "session_list": Actions.session_list,
-    "session_touch": Actions.session_touch,
-    "session_update": Actions.session_update,
-    "session_close": Actions.session_close,
-    "queue_push": Actions.queue_push,
-    "queue_claim": Actions.queue_claim,
-    "queue_extend": Actions.queue_extend,
-    "queue_ack": Actions.queue_ack,
-    "queue_fail": Actions.queue_fail,
-    "queue_cancel": Actions.queue_cancel,
-    "queue_retry": Actions.queue_retry,
     "queue_get": Actions.queue_get,
     "queue_list": Actions.queue_list,
     "queue_stats": Actions.queue_stats,
+    "watch": Actions.watch,
 }

@@ -6,9 +6,11 @@ The command line asks through it and has to answer within 0.3 s, imports include
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,6 +73,28 @@ class AdminClient:
             return result
         raise NefiaError.from_json(answer.get("error") or {})
 
+    def watch(self, **params: Any) -> Iterator[dict[str, Any]]:
+        """The events of the action `watch` as they come, without their `seq`.
+
+        Ends by raising what the daemon ends the stream with, or NoDaemon where it breaks off.
+        """
+        self._seq += 1
+        request = json.dumps({"action": "watch", "seq": self._seq, **params}).encode()
+        try:
+            self._socket.sendall(request + b"\n")
+            while True:
+                answer = json.loads(self._line(math.inf))
+                seq = answer.pop("seq")
+                if "event" in answer and seq == self._seq:
+                    yield answer
+                elif seq == self._seq:
+                    raise NefiaError.from_json(answer.get("error") or {})
+        except (OSError, EOFError, ValueError):
+            raise self._broken_off() from None
+
+    def _broken_off(self) -> NoDaemon:
+        return NoDaemon(f"the daemon at {self.path} broke off the connection", socket=self.path)
+
     def _exchange(
         self, line: bytes, action: str, params: dict[str, Any], timeout: float
     ) -> dict[str, Any]:
@@ -86,9 +110,7 @@ class AdminClient:
             raise _unanswered(action, params, f"no answer within {timeout:g} s") from None
         except (OSError, EOFError, ValueError):
             if action in READING_ACTIONS:
-                raise NoDaemon(
-                    f"the daemon at {self.path} broke off the connection", socket=self.path
-                ) from None
+                raise self._broken_off() from None
             raise _unanswered(action, params, "the daemon broke off without an answer") from None
 
     def _line(self, deadline: float) -> bytes:
@@ -110,7 +132,7 @@ class AdminClient:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        self._socket.settimeout(remaining)
+        self._socket.settimeout(None if remaining == math.inf else remaining)
 
     def _not_connected(self, error: OSError) -> NefiaError:
         if isinstance(error, PermissionError):

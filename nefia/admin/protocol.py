@@ -7,14 +7,23 @@ the error to answer with. Nothing that a client can send makes `parse_request` r
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import isfinite
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from attrs import frozen
+import msgspec
+from attrs import define, frozen
 
 from nefia.admin import MAX_LINE_BYTES
 from nefia.admin.table import ACTIONS
-from nefia.admin.values import MAX_NESTING, json_bytes, nearest, nesting, shown
+from nefia.admin.values import (
+    MAX_NESTING,
+    MAX_SHOWN_CHARACTERS,
+    json_bytes,
+    nearest,
+    nesting,
+    shown,
+)
 from nefia.errors import InvalidArgument, NefiaError, TooLarge, UnknownAction
 
 MAX_SEQ_CHARACTERS = 256
@@ -23,10 +32,17 @@ Seq: TypeAlias = int | float | str | None
 """What the client chose to tell its answers apart; None if it chose nothing."""
 
 
-@frozen
+Result: TypeAlias = dict[str, Any] | NefiaError
+"""What an action comes to: an object ready for JSON, or why there is none."""
+
+Reply: TypeAlias = Callable[[Result], None]
+
+
+@define
 class Request:
     """`params` are the action's own, by `Parameter.key`; `raw` is the object as it came.
 
+    Not frozen only because there is one for each request and freezing costs; nobody changes it.
     `request_id` is empty, `forward` False and `consistency` "linearizable" unless given.
     """
 
@@ -45,6 +61,16 @@ class Refusal:
 
     seq: Seq
     error: NefiaError
+
+
+Stream: TypeAlias = AsyncGenerator[list[dict[str, Any]], None]
+"""Events as they come, some at a time. It raises NefiaError to end with an error."""
+
+Handler: TypeAlias = Callable[[Request, Reply], Callable[[], Awaitable[None]] | Stream | None]
+"""Performs a request and calls the reply once: now, later, or in what it gives back to be run.
+
+Or gives back a stream, whose events are the answer.
+"""
 
 
 def parse_request(line: bytes | None) -> Request | Refusal:
@@ -66,6 +92,11 @@ def encode_answer(seq: Seq, result: dict[str, Any]) -> bytes:
     return _line(seq, {"seq": seq, "ok": True, "result": result})
 
 
+def encode_event(seq: Seq, event: dict[str, Any]) -> bytes:
+    """A line of a stream; an event is far from `MAX_LINE_BYTES`."""
+    return json_bytes({"seq": seq} | event) + b"\n"
+
+
 def encode_error(seq: Seq, error: NefiaError) -> bytes:
     return _line(seq, {"seq": seq, "ok": False, "error": error.to_json()})
 
@@ -85,14 +116,39 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise InvalidArgument(f"the line is not JSON: {constant} is not a JSON number")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not isfinite(number):
+        raise InvalidArgument(f"{digits[:MAX_SHOWN_CHARACTERS]} is beyond what a double can hold")
+    return number
+
+
+_decode = msgspec.json.Decoder().decode
+_careful_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 
 
 def _object_of(line: bytes | None) -> dict[str, Any]:
     if line is None or len(line) > MAX_LINE_BYTES:
         raise TooLarge(f"the line is longer than {MAX_LINE_BYTES} bytes; it was dropped")
     try:
-        raw = _decoder.decode(line.decode())
+        raw = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raw = _decode_carefully(line)
+    # Counting brackets costs next to nothing and clears all but a few lines of suspicion.
+    if line.count(b"{") + line.count(b"[") > MAX_NESTING and nesting(raw) > MAX_NESTING:
+        raise _too_deep()
+    if not isinstance(raw, dict):
+        raise InvalidArgument(f"a request is a JSON object, not {shown(raw)}")
+    return raw
+
+
+def _decode_carefully(line: bytes) -> Any:
+    """The same by Python's own decoder, which says what is wrong, and where.
+
+    It also takes what the fast one does not: lone surrogates and very long integers.
+    """
+    try:
+        return _careful_decoder.decode(line.decode())
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"the line is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -103,12 +159,6 @@ def _object_of(line: bytes | None) -> dict[str, Any]:
         raise InvalidArgument("the line holds an integer of too many digits") from None
     except RecursionError:
         raise _too_deep() from None
-    # Counting brackets costs next to nothing and clears all but a few lines of suspicion.
-    if line.count(b"{") + line.count(b"[") > MAX_NESTING and nesting(raw) > MAX_NESTING:
-        raise _too_deep()
-    if not isinstance(raw, dict):
-        raise InvalidArgument(f"a request is a JSON object, not {shown(raw)}")
-    return raw
 
 
 def _too_deep() -> InvalidArgument:

@@ -7,9 +7,17 @@ from collections.abc import Iterable, Iterator
 
 from nefia.admin import MAX_LINE_BYTES, SOCKET_NAME
 from nefia.admin.protocol import MAX_SEQ_CHARACTERS
-from nefia.admin.table import ACTIONS, COMMON, Action, Default, Mode, Parameter
-from nefia.admin.values import DURATION_LABEL, MAX_NESTING, json_bytes
+from nefia.admin.server import (
+    MAX_CONNECTIONS,
+    MAX_IN_FLIGHT_PER_CONNECTION,
+    SEND_TIMEOUT_SECONDS,
+)
+from nefia.admin.table import ACTIONS, COMMON, MAX_CLAIM_WAIT_MS, Action, Default, Mode, Parameter
+from nefia.admin.values import DURATION_LABEL, MAX_NESTING, MAX_REQUEST_ID_CHARACTERS, json_bytes
 from nefia.errors import BY_CODE, EXIT_CODES, EXIT_FAILED
+from nefia.node.watching import MAX_UNREAD_EVENTS, MAX_WATCHERS
+from nefia.state import limits
+from nefia.state.records import RECORD_OVERHEAD_BYTES
 from nefia.units import format_duration
 
 _INTRODUCTION = f"""\
@@ -37,6 +45,95 @@ parameters are errors.
 """
 
 
+_WATCHING = f"""\
+## Watching
+
+The answer to `watch` is a stream: lines with the request's `seq` and an `event`. The first says how
+this node is: `{{"seq": 7, "event": "watching", "node_id", "state", "term", "leader_id",
+"leader_addr", "applied_index"}}`. Then come, as they happen on this node:
+
+| `event` | when | with |
+|---|---|---|
+| `role` | this node's state changes | `state`, `term`, `reason` |
+| `leader` | another leads, or null: nobody known | `leader_id`, `leader_addr`, `term` |
+| `membership` | members change: in effect, then committed | `members`, `committed` |
+| `service` | a service of the leader changes | see the services' documentation |
+| `queue` | this node applies a change of a task | `change`, `task` without payload and result |
+| `session` | this node applies a change of a session | `change`, `session` |
+| `missed` | this client was too slow | `count` of the events left out, or null |
+
+`change` of a task: `pushed`, `claimed`, `extended`, `done`, `failed`, `lease_lost`, `dead`,
+`cancelled`, `retried`, `removed`. Of a session: `opened`, `used`, `updated`, `closed`, `expired`.
+
+A follower shows the changes that it applies, a moment after the leader. Nothing is kept for a
+client that is not there: one that has to miss nothing lists what it needs after each `watching`
+and each `missed`, which is also sent, with a null, where a follower took over a snapshot. At most
+{MAX_UNREAD_EVENTS} events wait for a slow client; what comes beyond is counted as missed. One that
+reads nothing at all for {SEND_TIMEOUT_SECONDS:g} s is cut off. At most {MAX_WATCHERS} clients watch
+a node. A stream ends with an error (`shutting_down`) when the node stops or begins anew.
+"""
+
+
+def _duration(milliseconds: int) -> str:
+    return format_duration(milliseconds / 1000)
+
+
+_LIMITS: tuple[tuple[str, str, str], ...] = (
+    ("a line, request or answer", f"{MAX_LINE_BYTES} bytes", "too_large"),
+    ("requests in flight on a connection", f"{MAX_IN_FLIGHT_PER_CONNECTION}; more wait", ""),
+    ("connections", f"{MAX_CONNECTIONS}", "overloaded"),
+    ("clients that watch", f"{MAX_WATCHERS}", "overloaded"),
+    ("`payload`, `result`", f"{limits.MAX_PAYLOAD_BYTES} bytes of JSON each", "too_large"),
+    ("`error` of a task", f"{limits.MAX_ERROR_BYTES} bytes", "too_large"),
+    ("`queue`, `worker`, `user`, name of a label", f"{limits.MAX_NAME_BYTES} bytes", "too_large"),
+    ("`host`", f"{limits.MAX_HOST_BYTES} bytes", "too_large"),
+    ("`key`", f"{limits.MAX_KEY_BYTES} bytes", "too_large"),
+    ("`root`, `cwd`, `shell`", f"{limits.MAX_PATH_BYTES} bytes", "too_large"),
+    ("`labels`", f"{limits.MAX_LABELS}, of {limits.MAX_LABEL_BYTES} bytes each", "too_large"),
+    ("`request_id`", f"{MAX_REQUEST_ID_CHARACTERS} characters", "invalid_argument"),
+    (
+        "`tasks` of a push",
+        f"{limits.MAX_PUSH_TASKS}, their payloads together {limits.MAX_PUSH_BYTES} bytes",
+        "too_large",
+    ),
+    ("`limit` of a claim", f"1 to {limits.MAX_CLAIM_TASKS}", "invalid_argument"),
+    ("`limit` of a page", f"1 to {limits.MAX_PAGE_RECORDS}", "invalid_argument"),
+    ("a page, or the tasks of a claim", f"{limits.MAX_ANSWER_BYTES} bytes; it ends early", ""),
+    ("`wait`", f"up to {_duration(MAX_CLAIM_WAIT_MS)}", "invalid_argument"),
+    (
+        "`lease`",
+        f"{_duration(limits.MIN_LEASE_MS)} to {_duration(limits.MAX_LEASE_MS)}",
+        "invalid_argument",
+    ),
+    ("`delay`, `retry_after`", f"up to {_duration(limits.MAX_DELAY_MS)}", "invalid_argument"),
+    ("`priority`", f"{-limits.MAX_PRIORITY} to {limits.MAX_PRIORITY}", "invalid_argument"),
+    ("`max_attempts`", f"1 to {limits.MAX_ATTEMPTS}", "invalid_argument"),
+    ("sessions", f"{limits.MAX_SESSIONS}", "overloaded"),
+    (
+        "all tasks, finished ones too",
+        f"{limits.MAX_TASKS_BYTES} bytes, each counted as its texts and {RECORD_OVERHEAD_BYTES}",
+        "overloaded",
+    ),
+    (
+        "request ids remembered",
+        f"{limits.MAX_REQUESTS}, each for {_duration(limits.REQUEST_MEMORY_MS)}",
+        "overloaded",
+    ),
+)
+"""What is limited, to what, and the code of the error beyond; no code: there is no error."""
+
+
+def _limits() -> Iterator[str]:
+    yield "## Limits"
+    yield ""
+    yield "| of | limit | beyond it |"
+    yield "|---|---|---|"
+    for what, limit, code in _LIMITS:
+        assert not code or code in BY_CODE, code
+        yield f"| {what} | {limit} | {f'`{code}`' if code else ''} |"
+    yield ""
+
+
 def render() -> str:
     return "\n".join(_lines())
 
@@ -53,6 +150,8 @@ def _lines() -> Iterator[str]:
         for action in ACTIONS.values():
             if action.mode is mode:
                 yield from _section(action)
+    yield _WATCHING
+    yield from _limits()
     yield "## Error codes"
     yield ""
     yield "With the exit code that the command line gives each."

@@ -1,9 +1,10 @@
 """The daemon's end of the admin socket: many clients, many requests in flight in each (SPEC 4).
 
-Each request is a task of its own, so that answers come as they complete. Completed answers are
-gathered, and one writer per connection sends all that are ready at once. What a client may cost
-is bounded: when too many of its requests are unanswered or their answers unread, no more of its
-lines are read; when it does not read at all, it is cut off.
+Answers come as they complete: the handler calls back when a change is committed, and gets a task
+for a request that takes more than one step. Completed answers are gathered, and one writer per
+connection sends all that are ready at once. What a client may cost is bounded: when too many of
+its requests are unanswered or their answers unread, no more of its lines are read; when it does
+not read at all, it is cut off.
 
 A client's faults and a broken connection end here. Anything but a `NefiaError` out of the handler
 is a mistake of ours and ends the daemon.
@@ -17,18 +18,29 @@ import os
 import select
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import structlog
 import trio
 
 from nefia.admin.lines import LineBuffer
-from nefia.admin.protocol import Refusal, Request, encode_answer, encode_error, parse_request
+from nefia.admin.protocol import (
+    Handler,
+    Refusal,
+    Result,
+    Seq,
+    Stream,
+    encode_answer,
+    encode_error,
+    encode_event,
+    parse_request,
+)
 from nefia.errors import DataInUse, DiskFailed, InvalidConfiguration, NefiaError, Overloaded
 from nefia.errors import Permission as PermissionRefused
+from nefia.streams import send_now
 
 MAX_CONNECTIONS = 512
 MAX_IN_FLIGHT_PER_CONNECTION = 4096
@@ -44,9 +56,6 @@ LAST_ANSWERS_SECONDS = 10.0
 LISTEN_BACKLOG = 128
 MAX_PATH_BYTES = 107
 """What the kernel takes as the path of a Unix socket."""
-
-Handler: TypeAlias = Callable[[Request], Awaitable[dict[str, Any]]]
-"""Performs a request and gives its result, ready for JSON, or raises NefiaError."""
 
 _log = structlog.get_logger()
 
@@ -114,17 +123,20 @@ class _Connection:
         self._read_all = False
         self._room = trio.Event()
         self._work = trio.Event()
+        self._sent = trio.Event()
 
     async def read(self) -> None:
         try:
             while data := await self._stream.receive_some(READ_CHUNK_BYTES):
                 for line in self._lines.feed(data):
-                    await self._take(line)
+                    if self._in_flight >= MAX_IN_FLIGHT_PER_CONNECTION:
+                        await self._room_in_flight()
+                    self._take(line)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._cut()
             return
         for line in self._lines.finish():
-            await self._take(line)
+            self._take(line)
         self._read_all = True
         self._work.set()
         if _hung_up(self._stream):
@@ -141,34 +153,75 @@ class _Connection:
             answers, self._answers = self._answers, []
             if not await self._send(b"".join(answers)):
                 return
-            self._in_flight -= len(answers)
-            self._room.set()
+            self._have_sent(len(answers))
 
-    async def _take(self, line: bytes | None) -> None:
+    async def _room_in_flight(self) -> None:
         while self._in_flight >= MAX_IN_FLIGHT_PER_CONNECTION:
             self._room = trio.Event()
             await self._room.wait()
+
+    def _take(self, line: bytes | None) -> None:
         self._in_flight += 1
         request = parse_request(line)
         if isinstance(request, Refusal):
-            self._answer(encode_error(request.seq, request.error))
-        else:
-            self._nursery.start_soon(self._perform, request)
+            self._reply(request.seq, request.error)
+        elif rest := self._handler(request, partial(self._reply, request.seq)):
+            if isinstance(rest, AsyncGenerator):
+                self._nursery.start_soon(self._follow, request.seq, rest)
+            else:
+                self._nursery.start_soon(rest)
 
-    async def _perform(self, request: Request) -> None:
-        try:
-            result = await self._handler(request)
-        except NefiaError as error:
-            self._answer(encode_error(request.seq, error))
-        else:
-            self._answer(encode_answer(request.seq, result))
+    async def _follow(self, seq: Seq, stream: Stream) -> None:
+        """Send what a stream brings; more is taken from it when that has been read.
 
-    def _answer(self, line: bytes) -> None:
+        Each line of it holds a place in flight until it is in the socket, as an answer does.
+        """
+        async with aclosing(stream):
+            try:
+                async for events in stream:
+                    self._in_flight += len(events)
+                    for event in events:
+                        self._queue(encode_event(seq, event))
+                    while self._unsent_bytes:
+                        await self._sent.wait()
+            except NefiaError as error:
+                self._reply(seq, error)
+
+    def _reply(self, seq: Seq, result: Result) -> None:
+        if isinstance(result, NefiaError):
+            line = encode_error(seq, result)
+        else:
+            line = encode_answer(seq, result)
+        self._queue(line)
+
+    def _queue(self, line: bytes) -> None:
         self._answers.append(line)
         self._unsent_bytes += len(line)
-        self._work.set()
+        if len(self._answers) == self._in_flight:
+            self._send_now()  # all that this client has asked for: there is nothing to wait for
+        else:
+            self._work.set()
         if self._unsent_bytes > MAX_UNSENT_BYTES:
             self._give_up()
+
+    def _send_now(self) -> None:
+        """What the kernel does not take at once is left to `write`."""
+        answers, data = self._answers, b"".join(self._answers)
+        sent_bytes = send_now(self._stream, [data])
+        self._unsent_bytes -= sent_bytes
+        if sent_bytes == len(data):
+            self._answers = []
+            self._have_sent(len(answers))
+        else:
+            self._answers = [data[sent_bytes:]] + [b""] * (len(answers) - 1)
+        if self._answers or self._read_all:
+            self._work.set()
+
+    def _have_sent(self, answers: int) -> None:
+        self._in_flight -= answers
+        self._room.set()
+        self._sent.set()
+        self._sent = trio.Event()
 
     async def _send(self, data: bytes) -> bool:
         for start in range(0, len(data), SEND_CHUNK_BYTES):

@@ -29,7 +29,7 @@ from nefia.admin.values import (
 )
 from nefia.errors import InvalidArgument
 from nefia.state.commands import DEFAULT_LEASE_MS, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE
-from nefia.state.limits import MAX_CLAIM_TASKS, MAX_PAGE_RECORDS
+from nefia.state.limits import MAX_CLAIM_TASKS, MAX_EVENTS, MAX_PAGE_RECORDS, MAX_REASON_CHARACTERS
 from nefia.state.records import TaskState
 
 DEFAULT_PAGE_RECORDS = 100
@@ -160,6 +160,17 @@ TASK = Shape(
 )
 
 
+TOPICS = ("role", "leader", "membership", "service", "queue", "session")
+"""What can be watched."""
+
+
+def _topics(name: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not value:
+        raise InvalidArgument(f'"{name}" must be a list of at least one of {", ".join(TOPICS)}')
+    topic = one_of(*TOPICS)
+    return [topic.check(f"{name}[{number}]", item) for number, item in enumerate(value)]
+
+
 def _tasks(name: str, value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         raise InvalidArgument(f'"{name}" must be a list of at least one task')
@@ -204,7 +215,16 @@ _PUSH = (
         default=Default.ABSENT,
     ),
 )
-_REASON = Parameter("reason", TEXT, "For the log.", default="")
+_REASON = Parameter(
+    "reason", text_up_to(MAX_REASON_CHARACTERS), "For the history and the log.", default=""
+)
+_DRY_RUN = Parameter(
+    "dry_run",
+    BOOLEAN,
+    "Change nothing: check, and answer with `before` and `after`, each with `voters`, `learners`, "
+    "`quorum`, `answering` and `failure_tolerance`.",
+    default=False,
+)
 _SESSION_ID = Parameter("id", NAME, "The session's, or a unique prefix of 8 or more.")
 _TASK_ID = Parameter("id", NAME, "The task's.")
 _TOKEN = Parameter("token", INTEGER, "That of the claim.")
@@ -249,6 +269,7 @@ ACTIONS: dict[str, Action] = {
                 Parameter(
                     "preflight", BOOLEAN, "Dial it first and check that it fits.", default=True
                 ),
+                _DRY_RUN,
                 _REASON,
             ),
         ),
@@ -260,8 +281,12 @@ ACTIONS: dict[str, Action] = {
             (
                 Parameter("id", NAME, "The member's id."),
                 Parameter(
-                    "force", BOOLEAN, "Even if the live cluster loses its quorum.", default=False
+                    "force",
+                    BOOLEAN,
+                    "Even if the cluster would not survive another failure then.",
+                    default=False,
                 ),
+                _DRY_RUN,
                 _REASON,
             ),
         ),
@@ -276,6 +301,34 @@ ACTIONS: dict[str, Action] = {
                 ),
                 _REASON,
             ),
+        ),
+        Action(
+            "history",
+            Mode.READ,
+            "What has become of the cluster: elections, transfers, changes of members, recoveries.",
+            '`{"events": [{"number", "at", "kind", "node_id", "term", "index", "detail", '
+            '"reason"}]}`, the oldest first',
+            (
+                Parameter(
+                    "limit",
+                    whole_number(1, MAX_EVENTS),
+                    f"The newest so many; {MAX_EVENTS} are kept.",
+                    default=DEFAULT_PAGE_RECORDS,
+                ),
+            ),
+        ),
+        Action(
+            "snapshot",
+            Mode.NODE,
+            "Take a snapshot of what this node has applied, and let the log before it go.",
+            '`{"index", "term", "bytes"}`',
+        ),
+        Action(
+            "snapshot_restore",
+            Mode.CHANGE,
+            "A step of `nefia snapshot restore`, which makes them; the last one changes the state.",
+            '`{"changed": bool}`',
+            (Parameter("step", TEXT, "An encoded command, in base64."),),
         ),
         Action(
             "session_open",
@@ -336,13 +389,19 @@ ACTIONS: dict[str, Action] = {
             '`{"task": {...} or null}`, with `limit` `{"tasks": [...]}`',
             (
                 Parameter("worker", NAME, "Who will do it."),
-                Parameter("queue", TEXT, "Only of this queue.", default=""),
-                Parameter("host", TEXT, "Only tasks for this host.", default=""),
+                Parameter("queue", TEXT, "Only of this queue; empty: of any.", default=""),
+                Parameter(
+                    "host",
+                    TEXT,
+                    "Only tasks for exactly this host; empty: all tasks, whatever their host.",
+                    default="",
+                ),
                 _LEASE,
                 Parameter(
                     "wait",
                     duration(MAX_CLAIM_WAIT_MS),
-                    "For a task to become ready.",
+                    "For a task to become ready. When this node stops leading, the wait ends with "
+                    "`not_leader` or `no_leader`; with `forward` it goes on with the next leader.",
                     default=0,
                     key="wait_ms",
                 ),
@@ -411,9 +470,28 @@ ACTIONS: dict[str, Action] = {
         Action(
             "queue_stats",
             Mode.READ,
-            "How many tasks are in which state.",
-            '`{"queues": {name: {"pending", "leased", "done", "dead", "cancelled", ...}}}`',
+            "How many tasks are in which state; of the pending ones, how many are `ready` and "
+            "since when the oldest has been; and what came and went in the last minute of cluster "
+            "time, as far as this node has applied it.",
+            '`{"queues": {name: {"pending", "leased", "done", "dead", "cancelled", '
+            '"oldest_pending_at", "ready", "oldest_ready_at", "per_minute": {"pushed", "claimed", '
+            '"done", "failed"}}}}`',
             (Parameter("queue", TEXT, "Only this queue.", default=""),),
+        ),
+        Action(
+            "watch",
+            Mode.NODE,
+            "What happens on this node, as it happens: its role, who leads, the members, services, "
+            "and every change of a task or session that it applies; a follower applies them too.",
+            'a stream of `{"seq", "event", ...}` lines until the client closes; see "Watching"',
+            (
+                Parameter(
+                    "events",
+                    Kind("list of strings", _topics),
+                    f"Of which kinds: {', '.join(f'`{topic}`' for topic in TOPICS)}.",
+                    default=list(TOPICS),
+                ),
+            ),
         ),
     )
 }

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from math import ceil
 from typing import Any
 
+import msgspec
 from attrs import frozen
 
 from nefia.errors import InvalidArgument
@@ -29,17 +30,26 @@ DURATION_LABEL = "duration"
 INTEGER_RANGE = range(-(2**63), 2**63)
 """What msgpack holds."""
 
-_encoder = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+_encode = msgspec.json.Encoder().encode
+_careful_encoder = json.JSONEncoder(
+    ensure_ascii=False,
+    allow_nan=False,
+    check_circular=False,
+    separators=(",", ":"),
+    default=lambda raw: json.loads(bytes(raw)),
 )
 
 
 def json_bytes(value: Any) -> bytes:
-    """Compact JSON in UTF-8. Lone surrogates, which UTF-8 has no bytes for, are escaped.
+    """Compact JSON in UTF-8; what is JSON already may be part of `value` as a `msgspec.Raw`.
 
-    Raises ValueError for infinities and NaN, which JSON does not have.
+    Lone surrogates, which UTF-8 has no bytes for, are escaped. There must be no infinities and
+    no NaN in it, which JSON does not have.
     """
-    return _encoder.encode(value).encode("utf-8", "backslashreplace")
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _careful_encoder.encode(value).encode("utf-8", "backslashreplace")
 
 
 def shown(value: Any) -> str:
@@ -123,11 +133,9 @@ def _labels(name: str, value: Any) -> dict[str, str]:
     return value
 
 
-def _json(name: str, value: Any) -> bytes:
-    try:
-        return json_bytes(value)
-    except ValueError:
-        raise InvalidArgument(f'"{name}" holds a number beyond what a double can') from None
+def _json(_: str, value: Any) -> bytes:
+    # A copy, since it is kept for long: the encoder's own bytes lie in a block half as large again.
+    return bytes(memoryview(json_bytes(value)))
 
 
 TEXT = Kind("string", _any_text)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from nefia.admin.values import json_bytes
+from nefia.state.happenings import Happening
 from nefia.state.limits import MAX_ANSWER_BYTES
-from nefia.state.records import QueueStats, Session, Task
+from nefia.state.records import Event, QueueRates, QueueStats, Session, Task
+
+MAX_REMEMBERED_INSTANTS = 1024
 
 _EPOCH = datetime(1970, 1, 1)  # In UTC, and naive so that it shows no offset.
 
@@ -27,11 +31,27 @@ def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
+def event_view(event: Event) -> dict[str, Any]:
+    """An event of the history. Its time is the wall clock's of then, not cluster time."""
+    return {
+        "number": event.number,
+        "at": instant(event.utc_ms),
+        "kind": event.kind,
+        "node_id": event.node_id,
+        "term": event.term,
+        "index": event.index,
+        "detail": event.detail,
+        "reason": event.reason,
+    }
+
+
 class Views:
     """`offset_ms` is the wall clock minus the cluster time, now: instants are shown with it."""
 
     def __init__(self, offset_ms: int) -> None:
-        self._offset_ms = offset_ms
+        self.offset_ms = offset_ms
+        self._instants: dict[int, str] = {}
+        """By cluster time: the tasks of a batch share most of theirs."""
 
     def session(self, session: Session) -> dict[str, Any]:
         return {
@@ -52,7 +72,7 @@ class Views:
             "id": task.id,
             "queue": task.queue,
             "host": task.host,
-            "payload": json.loads(task.payload),
+            "payload": msgspec.Raw(task.payload),
             "priority": task.priority,
             "run_at": self._instant(task.run_at_ms),
             "attempt": task.attempt,
@@ -62,7 +82,7 @@ class Views:
             "worker": task.worker,
             "token": task.token,
             "lease_expires_at": self._instant_or_none(task.lease_expires_ms),
-            "result": json.loads(task.result) if task.result else None,
+            "result": msgspec.Raw(task.result) if task.result else None,
             "error": task.error,
             "created_at": self._instant(task.created_ms),
             "updated_at": self._instant(task.updated_ms),
@@ -79,8 +99,8 @@ class Views:
             return whole
         return [{"id": task["id"], "state": task["state"]} for task in whole]
 
-    def stats(self, stats: QueueStats) -> dict[str, Any]:
-        oldest_ms = stats.oldest_pending_ms
+    def stats(self, stats: QueueStats, rates: QueueRates) -> dict[str, Any]:
+        oldest_ms, ready_ms = stats.oldest_pending_ms, stats.oldest_ready_ms
         return {
             "pending": stats.pending,
             "leased": stats.leased,
@@ -88,7 +108,39 @@ class Views:
             "dead": stats.dead,
             "cancelled": stats.cancelled,
             "oldest_pending_at": None if oldest_ms is None else self._instant(oldest_ms),
+            "ready": stats.ready,
+            "oldest_ready_at": None if ready_ms is None else self._instant(ready_ms),
+            "per_minute": {
+                "pushed": round(rates.pushed, 1),
+                "claimed": round(rates.claimed, 1),
+                "done": round(rates.completed, 1),
+                "failed": round(rates.failed, 1),
+            },
         }
+
+    def event(self, event: Happening | dict[str, Any]) -> dict[str, Any]:
+        """One of `watch`. A task is without its payload and result."""
+        if isinstance(event, dict):
+            return event
+        record = event.record
+        if isinstance(record, Session):
+            session = self.session(record)
+            return {"event": "session", "change": event.change, "session": session}
+        shown = {
+            "id": record.id,
+            "queue": record.queue,
+            "host": record.host,
+            "key": record.key,
+            "state": record.state.value,
+            "attempt": record.attempt,
+            "worker": record.worker,
+            "token": record.token,
+            "run_at": self._instant(record.run_at_ms),
+            "lease_expires_at": self._instant_or_none(record.lease_expires_ms),
+            "error": record.error,
+            "updated_at": self._instant(record.updated_ms),
+        }
+        return {"event": "queue", "change": event.change, "task": shown}
 
     def sessions(self, sessions: Iterable[Session]) -> list[dict[str, Any]]:
         return [self.session(session) for session in sessions]
@@ -97,7 +149,12 @@ class Views:
         return [self.task(task) for task in tasks]
 
     def _instant(self, cluster_ms: int) -> str:
-        return instant(cluster_ms + self._offset_ms)
+        shown = self._instants.get(cluster_ms)
+        if shown is None:
+            if len(self._instants) >= MAX_REMEMBERED_INSTANTS:
+                self._instants.clear()
+            shown = self._instants[cluster_ms] = instant(cluster_ms + self.offset_ms)
+        return shown
 
     def _instant_or_none(self, cluster_ms: int) -> str | None:
         return self._instant(cluster_ms) if cluster_ms else None

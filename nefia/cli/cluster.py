@@ -14,9 +14,21 @@ from nefia.cli.framework import (
     changing,
     pass_setup,
     reading,
+    reading_state,
     timeout_option,
 )
-from nefia.cli.output import STRUCTURED, header_of, label_of, line, note, show_fields, show_table
+from nefia.cli.output import (
+    STRUCTURED,
+    header_of,
+    label_of,
+    line,
+    note,
+    show_fields,
+    show_objects,
+    show_table,
+)
+from nefia.cli.recover import recover
+from nefia.cli.snapshot import take
 from nefia.errors import EXIT_DEGRADED, AlreadyInitialized, NoDaemon
 
 MEMBERSHIP_TIMEOUT_SECONDS = 150.0
@@ -26,6 +38,7 @@ STATUS_FIELDS = ("node_id", "state", "is_leader", "leader_id")
 STATUS_LABEL_WIDTH = 12
 MEMBER_COLUMNS = ("id", "address", "state", "local")
 MEMBER_WIDTHS = (8, 17, 10)
+EVENT_COLUMNS = ("at", "kind", "node_id", "term", "detail", "reason")
 REMARKS = ("note", "warning", "hint")
 """What an answer says besides the object asked for: shown on stderr, in tables only."""
 
@@ -33,6 +46,10 @@ REMARKS = ("note", "warning", "hint")
 @click.group(cls=Group)
 def cluster() -> None:
     """The cluster and its members."""
+
+
+cluster.add_command(recover)
+cluster.add_command(take)
 
 
 @cluster.command()
@@ -113,12 +130,19 @@ def _remark(result: dict[str, Any]) -> None:
             note(f"{key}: {result[key]}")
 
 
+reason_option = click.option("--reason", help="For the history and the log.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Check, show voters and quorum before and after, and stop."
+)
+
+
 @cluster.command()
 @argument_or_option("id", "The new node's id.", key="node_id")
 @click.option("--addr", required=True, metavar="HOST:PORT", help="Where other nodes dial it.")
 @click.option("--no-preflight", is_flag=True, help="Do not dial it first to check that it fits.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is a voter.")
-@click.option("--reason", help="For the log.")
+@dry_run_option
+@reason_option
 @changing
 @pass_setup
 def add_peer(
@@ -128,6 +152,7 @@ def add_peer(
     addr: str,
     no_preflight: bool,
     no_wait: bool,
+    dry_run: bool,
     reason: str | None,
     timeout: float | None,
     **common: Any,
@@ -142,11 +167,15 @@ def add_peer(
             addr=addr,
             preflight=False if no_preflight else None,
             wait=False if no_wait else None,
+            dry_run=dry_run or None,
             reason=reason,
             timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
             **common,
         )
-    member = result.get("member", {})
+    if dry_run:
+        _show_preview(result)
+        return
+    member = result.get("member") or {}
     address = member.get("address", addr)
     if not result["changed"]:
         line(f"{node_id} at {address} is a member already; nothing was changed.")
@@ -162,13 +191,32 @@ def _progress_of(setup: Setup, node_id: str) -> str:
     member = next((each for each in result["members"] if each["id"] == node_id), None)
     if member is None:
         return "checking it"
-    return f"{member['state']}, log up to {member.get('match_index') or 0}"
+    has, lag = member.get("match_index"), member.get("lag")
+    if has is None or lag is None:
+        return str(member["state"])
+    left = member.get("estimate_ms")
+    remaining = f", about {left / 1000:.0f} s left" if left else ""
+    return f"{member['state']}, {has} of {has + lag} entries{remaining}"
+
+
+def _show_preview(result: dict[str, Any]) -> None:
+    """What `--dry-run` is answered."""
+    before, after = result["before"], result["after"]
+    rows = ((label_of(key), before[key], after[key]) for key in before)
+    shown = ((label, _listed(was), _listed(will)) for label, was, will in rows)
+    show_table(("", "BEFORE", "AFTER"), shown)
+    note("Nothing was changed.")
+
+
+def _listed(value: object) -> object:
+    return ", ".join(value) or "-" if isinstance(value, list) else value
 
 
 @cluster.command()
 @argument_or_option("id", "The member's id.", key="node_id")
-@click.option("--force", is_flag=True, help="Even if the live cluster loses its quorum by it.")
-@click.option("--reason", help="For the log.")
+@click.option("--force", is_flag=True, help="Even if it would not survive another failure then.")
+@dry_run_option
+@reason_option
 @changing
 @pass_setup
 def remove_peer(
@@ -176,6 +224,7 @@ def remove_peer(
     /,
     node_id: str,
     force: bool,
+    dry_run: bool,
     reason: str | None,
     timeout: float | None,
     **common: Any,
@@ -185,10 +234,14 @@ def remove_peer(
         "remove_peer",
         id=node_id,
         force=force or None,
+        dry_run=dry_run or None,
         reason=reason,
         timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
         **common,
     )
+    if dry_run:
+        _show_preview(result)
+        return
     line(
         f"{node_id} is removed."
         if result["changed"]
@@ -198,7 +251,7 @@ def remove_peer(
 
 @cluster.command()
 @click.option("--to", metavar="ID", help="The next leader. Else it is the one most up to date.")
-@click.option("--reason", help="For the log.")
+@reason_option
 @changing
 @pass_setup
 def transfer_leader(
@@ -212,4 +265,24 @@ def transfer_leader(
         timeout=MEMBERSHIP_TIMEOUT_SECONDS if timeout is None else timeout,
         **common,
     )
-    line(f"{result['leader_id']} leads in term {result['term']}.")
+    phases = ", ".join(
+        f"{name.removesuffix('_ms').replace('_', ' ')} {ms} ms"
+        for name, ms in result["phases"].items()
+    )
+    line(f"{result['leader_id']} leads in term {result['term']} ({phases}).")
+
+
+@cluster.command()
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest so many; else 100.")
+@reading_state
+@pass_setup
+def history(
+    setup: Setup, limit: int | None, form: str, timeout: float | None, consistency: str | None
+) -> None:
+    """Elections, transfers, changes of members and recoveries, the oldest first."""
+    result = setup.ask("history", limit=limit, consistency=consistency, timeout=timeout)
+    if form in STRUCTURED:
+        STRUCTURED[form](result)
+        return
+    keys = EVENT_COLUMNS if form == "table" else _with_others(EVENT_COLUMNS, result["events"])
+    show_objects(result["events"], keys)

@@ -14,7 +14,7 @@ import click
 from nefia.admin import SOCKET_NAME
 from nefia.admin.client import DEFAULT_TIMEOUT_SECONDS, AdminClient
 from nefia.cli import output
-from nefia.errors import EXIT_FAILED, EXIT_INTERRUPTED, InvalidArgument, NefiaError
+from nefia.errors import EXIT_FAILED, EXIT_INTERRUPTED, InvalidArgument, NefiaError, NotInitialized
 from nefia.units import parse_duration
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ class Setup:
             environ=os.environ,
             is_root=os.geteuid() == 0,
         )
+
+    def load_cluster(self) -> Config:
+        """As `load`, for what makes sense in a cluster only. Raises NotInitialized too."""
+        config = self.load()
+        if not config.cluster.enabled:
+            raise NotInitialized("this node runs without a cluster, since cluster.enabled is false")
+        return config
 
     def ask(self, action: str, *, timeout: float | None, **params: object) -> dict[str, Any]:
         """The daemon's result. Parameters that are None are not sent."""

@@ -21,6 +21,7 @@ from nefia.cli.framework import (
     pass_setup,
     reading_state,
 )
+from nefia.cli.listing import show_list
 from nefia.cli.output import (
     STRUCTURED,
     label_of,
@@ -29,7 +30,6 @@ from nefia.cli.output import (
     show_changed,
     show_fields,
     show_objects,
-    show_page,
 )
 from nefia.errors import InvalidArgument
 from nefia.units import parse_duration
@@ -47,6 +47,15 @@ WIDE_COLUMNS = (
     "finished_at",
     "error",
     "payload",
+)
+STATS_COLUMNS = ("queue", "pending", "ready", *STATES[1:], "oldest_ready_at")
+WIDE_STATS_COLUMNS = (
+    *STATS_COLUMNS,
+    "oldest_pending_at",
+    "pushed/min",
+    "claimed/min",
+    "done/min",
+    "failed/min",
 )
 
 
@@ -86,7 +95,13 @@ def _show_fields(task: dict[str, Any]) -> None:
 
 
 @queue.command()
-@click.argument("payload", callback=_json)
+@click.argument("payload", callback=_json, required=False)
+@click.option(
+    "--batch",
+    callback=_json,
+    metavar="JSON",
+    help="Several tasks: a list of objects with payload and the like; - for stdin.",
+)
 @click.option("--queue", help="Which queue.")
 @click.option("--host", help="The host that it is for.")
 @click.option("--priority", type=int, help="Higher goes first.")
@@ -95,9 +110,14 @@ def _show_fields(task: dict[str, Any]) -> None:
 @click.option("--max-attempts", type=int, help="Claims before it is dead.")
 @changing_state
 @pass_setup
-def push(setup: Setup, /, form: str, **params: Any) -> None:
+def push(setup: Setup, /, form: str, batch: Json | None, **params: Any) -> None:
     """Add a task and print its id. PAYLOAD is JSON, or - to read it from stdin."""
-    result = setup.change("queue_push", **params)
+    if (batch is None) == (params["payload"] is None):
+        raise click.UsageError("Give either a PAYLOAD or a --batch of tasks.")
+    result = setup.change("queue_push", tasks=batch, **params)
+    if batch is not None:
+        show_changed(result, form, "\n".join(task["id"] for task in result["tasks"]))
+        return
     task = result["task"]
     if not result["changed"]:
         note(f"Task {task['id']} has this key already; nothing was changed.")
@@ -230,9 +250,8 @@ def show(setup: Setup, /, form: str, **params: Any) -> None:
 @reading_state
 @pass_setup
 def list_tasks(setup: Setup, /, form: str, **params: Any) -> None:
-    """List tasks, oldest first."""
-    result = setup.ask("queue_list", **params)
-    show_page(result, "tasks", form, LIST_COLUMNS, WIDE_COLUMNS)
+    """List tasks, oldest first; with -o json all of them."""
+    show_list(setup, "queue_list", "tasks", form, (LIST_COLUMNS, WIDE_COLUMNS), **params)
 
 
 @queue.command()
@@ -240,10 +259,14 @@ def list_tasks(setup: Setup, /, form: str, **params: Any) -> None:
 @reading_state
 @pass_setup
 def stats(setup: Setup, /, form: str, **params: Any) -> None:
-    """Count the tasks of each queue by state."""
+    """Count the tasks of each queue by state; with -o wide also what comes and goes."""
     result = setup.ask("queue_stats", **params)
     if form in STRUCTURED:
         STRUCTURED[form](result)
         return
-    rows = [{"queue": name} | counts for name, counts in result["queues"].items()]
-    show_objects(rows, ("queue", *STATES, "oldest_pending_at"))
+    rows = [
+        {"queue": name} | counts | {f"{what}/min": rate for what, rate in per_minute.items()}
+        for name, counts in result["queues"].items()
+        for per_minute in [counts["per_minute"]]
+    ]
+    show_objects(rows, STATS_COLUMNS if form == "table" else WIDE_STATS_COLUMNS)

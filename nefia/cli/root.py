@@ -5,11 +5,15 @@ from __future__ import annotations
 import click
 
 from nefia import __version__
+from nefia.cli.bench import bench
+from nefia.cli.cert import cert
 from nefia.cli.cluster import cluster
 from nefia.cli.framework import Root, Setup, pass_setup
 from nefia.cli.output import line
 from nefia.cli.queue import queue
 from nefia.cli.session import session
+from nefia.cli.snapshot import snapshot
+from nefia.cli.watch import watch
 
 MAX_DEV_NODES = 9
 
@@ -22,6 +26,10 @@ def root() -> None:
 root.add_command(cluster)
 root.add_command(session)
 root.add_command(queue)
+root.add_command(watch)
+root.add_command(cert)
+root.add_command(snapshot)
+root.add_command(bench)
 
 
 @root.command()
@@ -39,11 +47,12 @@ def daemon(setup: Setup) -> int:
     "--nodes", type=click.IntRange(1, MAX_DEV_NODES), default=3, show_default=True, metavar="N"
 )
 @click.option("--directory", type=click.Path(), help="Where to keep it. Else it is temporary.")
-def dev(nodes: int, directory: str | None) -> int:
+@click.option("--tls", is_flag=True, help="With TLS between the nodes of a new one.")
+def dev(nodes: int, directory: str | None, tls: bool) -> int:
     """Run a whole cluster on this machine, to try nefia out."""
     from nefia.dev import main
 
-    return main(nodes, directory)
+    return main(nodes, directory, tls=tls)
 
 
 @root.command()

@@ -13,7 +13,8 @@ from nefia.cli.framework import (
     pass_setup,
     reading_state,
 )
-from nefia.cli.output import STRUCTURED, label_of, show_changed, show_fields, show_page
+from nefia.cli.listing import show_list
+from nefia.cli.output import STRUCTURED, label_of, show_changed, show_fields
 
 LIST_COLUMNS = ("id", "host", "user", "cwd", "last_used_at", "expires_at")
 WIDE_COLUMNS = (*LIST_COLUMNS, "root", "shell", "created_at", "labels")
@@ -79,9 +80,8 @@ def show(setup: Setup, /, form: str, **params: Any) -> None:
 @reading_state
 @pass_setup
 def list_sessions(setup: Setup, /, form: str, **params: Any) -> None:
-    """List sessions."""
-    result = setup.ask("session_list", **params)
-    show_page(result, "sessions", form, LIST_COLUMNS, WIDE_COLUMNS)
+    """List sessions; with -o json all of them."""
+    show_list(setup, "session_list", "sessions", form, (LIST_COLUMNS, WIDE_COLUMNS), **params)
 
 
 @session.command()

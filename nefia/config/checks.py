@@ -14,6 +14,7 @@ from attrs import frozen
 
 from nefia.config.reader import Report
 from nefia.config.schema import ClusterConfig, Config
+from nefia.errors import TLSFailed
 from nefia.units import format_duration
 
 
@@ -90,22 +91,29 @@ def _peers(config: Config) -> Iterator[Finding]:
 def _tls(config: Config) -> Iterator[Finding]:
     if not config.cluster.tls_enabled:
         return
-    for name, path in _tls_files(config.cluster).items():
-        if why := _why_unusable(path):
-            yield Finding(
-                (f"cluster.{name}",), f"{why}; tls_enabled needs a file that this user may read"
-            )
-    yield Finding(
-        ("cluster.tls_enabled",), "this version does not speak TLS yet; write tls_enabled: false"
-    )
-
-
-def _tls_files(cluster: ClusterConfig) -> dict[str, Path | None]:
-    return {
+    cluster = config.cluster
+    files = {
         "tls_cert_file": cluster.tls_cert_file,
         "tls_key_file": cluster.tls_key_file,
         "tls_ca_file": cluster.tls_ca_file,
     }
+    unusable = {name: why for name, path in files.items() if (why := _why_unusable(path))}
+    for name, why in unusable.items():
+        yield Finding(
+            (f"cluster.{name}",), f"{why}; tls_enabled needs a file that this user may read"
+        )
+    if not unusable:
+        yield from _credentials(cluster)
+
+
+def _credentials(cluster: ClusterConfig) -> Iterator[Finding]:
+    """What is in the files: whether others would accept it, and nobody else may read the key."""
+    from nefia.credentials import load_credentials, tls_files
+
+    try:
+        load_credentials(tls_files(cluster), cluster.node_id)
+    except TLSFailed as error:
+        yield Finding((f"cluster.{error.details['key']}",), error.message)
 
 
 def _why_unusable(path: Path | None) -> str | None:

@@ -268,12 +268,14 @@ def _joined(key: str, name: str) -> str:
 
 
 def _nearest(name: str, settings: dict[str, Setting]) -> str:
-    """Which key may have been meant: one of the same section, else of another."""
+    """Which key may have been meant: one of this very name, of the same section, of another."""
     from difflib import get_close_matches
 
+    elsewhere = {key.rpartition(".")[2]: key for key, _ in all_settings(Config)}
+    if name in elsewhere:
+        return f'did you mean "{elsewhere[name]}"?'
     if near := get_close_matches(name, settings, n=1):
         return f'did you mean "{near[0]}"?'
-    elsewhere = {key.rpartition(".")[2]: key for key, _ in all_settings(Config)}
     if near := get_close_matches(name, elsewhere, n=1):
         return f'did you mean "{elsewhere[near[0]]}"?'
     return f"the keys here are {', '.join(settings)}"

@@ -35,10 +35,14 @@ SHORTEST = "10ms"
 LONGEST_ELECTION = "1m"
 LONGEST_TIMEOUT = "10m"
 LONGEST_INTERVAL = "24h"
+SHORTEST_CLEANUP = "1m"
+LONGEST_CLEANUP = "8760h"
 MAX_SNAPSHOTS = 100
-MAX_ENTRIES = 10_000_000
+MAX_ENTRIES = 1_000_000_000_000
 MAX_CONNECTIONS_PER_PEER = 16
 MAX_SESSION_MINUTES = 366 * 24 * 60
+SHORTEST_RETENTION = "1m"
+LONGEST_RETENTION = "8760h"
 
 _SETTING = "nefia setting"
 
@@ -178,19 +182,33 @@ class ClusterConfig:
     tls_enabled: bool = setting(
         BOOLEAN,
         False,
-        "Whether nodes speak TLS to each other. This version cannot yet, and refuses `true`.",
+        "Whether nodes speak TLS to each other: the same in all of them. Needs the three files.",
     )
     tls_cert_file: Path | None = field(
-        default=None, metadata=described(_OPTIONAL_PATH, "", "The node's certificate, PEM.")
+        default=None,
+        metadata=described(
+            _OPTIONAL_PATH,
+            "",
+            "The node's certificate, PEM, with what is between it and the authority.",
+        ),
     )
     tls_key_file: Path | None = field(
-        default=None, metadata=described(_OPTIONAL_PATH, "", "The certificate's key, PEM.")
+        default=None,
+        metadata=described(
+            _OPTIONAL_PATH, "", "The certificate's key, PEM, which nobody else may read."
+        ),
     )
     tls_ca_file: Path | None = field(
         default=None,
         metadata=described(
             _OPTIONAL_PATH, "", "The authority that signed the certificates of all nodes, PEM."
         ),
+    )
+    dead_peer_cleanup: float | None = setting(
+        optional(duration(SHORTEST_CLEANUP, LONGEST_CLEANUP), absent=None),
+        "",
+        "The leader removes a member that it has not heard for so long, as long as three voters "
+        "are left, and never at the cost of the quorum. Empty: it removes nobody.",
     )
     raft: RaftConfig = field(
         factory=RaftConfig,
@@ -227,8 +245,14 @@ class Config:
     session_gc_interval_minutes: int = setting(
         _MINUTES,
         5,
-        "How often the leader looks for sessions to close. Without effect in this version, which "
-        "closes them within about a second.",
+        "How often sessions whose time is over are closed for good. Nobody finds them any more "
+        "from the moment they expire. The leader's counts, so it should be equal on all nodes.",
+    )
+    task_retention: float = setting(
+        duration(SHORTEST_RETENTION, LONGEST_RETENTION),
+        "24h",
+        "How long the queue keeps finished tasks; those with a key at least 24 h. The leader's "
+        "counts, so it should be equal on all nodes.",
     )
     services: tuple[()] = field(
         default=(),

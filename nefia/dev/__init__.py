@@ -24,16 +24,17 @@ MAX_NODES = 9
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main(nodes: int, directory: str | None) -> int:
+def main(nodes: int, directory: str | None, *, tls: bool = False) -> int:
     """Run until SIGINT, SIGTERM or SIGHUP; returns the exit code, 0.
 
     The cluster is kept in `directory`, and the one found there is started again, with at least
-    `nodes` nodes; None is a temporary one. Raises NefiaError if the cluster cannot be started.
+    `nodes` nodes; None is a temporary one. A new one speaks TLS if `tls` says so. Raises NefiaError
+    if the cluster cannot be started.
     """
     if not 1 <= nodes <= MAX_NODES:
         raise InvalidArgument(f"--nodes must be 1 to {MAX_NODES}, not {nodes}")
     with _stop_signals() as is_stopping, workplace(directory) as root:
-        cluster = Cluster(lay_out(root, nodes), is_stopping)
+        cluster = Cluster(lay_out(root, nodes, tls=tls), is_stopping)
         with suppress(KeyboardInterrupt):
             try:
                 cluster.start()

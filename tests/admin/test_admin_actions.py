@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import trio.testing
 
 from nefia.admin import actions, views
 from nefia.admin.actions import Actions, SessionLifetimes
-from nefia.admin.protocol import Request, encode_answer, parse_request
+from nefia.admin.protocol import Request, Result, encode_answer, parse_request
 from nefia.admin.table import ACTIONS
 from nefia.errors import (
     Conflict,
@@ -21,8 +24,11 @@ from nefia.errors import (
     NoLeader,
     NotFound,
     NotLeader,
+    OutcomeUnknown,
+    Overloaded,
     TooLarge,
 )
+from nefia.node.watching import Watcher
 from nefia.state.commands import Change, Command
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome
@@ -55,7 +61,18 @@ class Node:
         self._check_leads()
         self.changes.append(command)
         change = Change(self.time_ms, request_id, command)
-        return self.state.apply(self.state.applied_index + 1, change)
+        return self.state.apply(self.state.applied_index + 1, [change])[0]
+
+    def propose(
+        self,
+        command: Command,
+        request_id: str,
+        settle: Callable[[Outcome | NefiaError], None],
+    ) -> None:
+        self._check_leads()
+        self.changes.append(command)
+        change = Change(self.time_ms, request_id, command)
+        settle(self.state.apply(self.state.applied_index + 1, [change])[0])
 
     async def machine(self, linearizable: bool) -> Machine:
         await trio.lowlevel.checkpoint()
@@ -73,19 +90,23 @@ class Node:
     async def initialize(self) -> str:
         return "c0ffee"
 
-    async def add_peer(
-        self, node_id: str, address: str, *, wait: bool, preflight: bool
-    ) -> dict[str, Any]:
+    def first_of_next_epoch(self, seen: int) -> int:
+        return seen + 1000
+
+    async def snapshot(self) -> dict[str, Any]:
+        return {"index": 7, "term": 2, "bytes": 90}
+
+    async def add_peer(self, node_id: str, address: str, **options: Any) -> dict[str, Any]:
         self._check_leads()
-        self.membership.append(("add", node_id, address, wait, preflight))
+        self.membership.append(("add", node_id, address, options))
         return {"changed": True}
 
-    async def remove_peer(self, node_id: str, *, force: bool) -> dict[str, Any]:
-        self.membership.append(("remove", node_id, force))
+    async def remove_peer(self, node_id: str, **options: Any) -> dict[str, Any]:
+        self.membership.append(("remove", node_id, options))
         return {"changed": True}
 
-    async def transfer_leader(self, to: str | None) -> dict[str, Any]:
-        self.membership.append(("transfer", to))
+    async def transfer_leader(self, to: str | None, reason: str) -> dict[str, Any]:
+        self.membership.append(("transfer", to, reason))
         return {"leader_id": to}
 
     async def forward(
@@ -103,6 +124,13 @@ class Node:
     def wall_offset_ms(self) -> int:
         return WALL_MS - START_MS
 
+    @property
+    def watching(self) -> Node:
+        return self
+
+    def watch(self, topics: Collection[str]) -> AbstractContextManager[Watcher]:
+        raise Overloaded("this node cannot be watched")
+
 
 @pytest.fixture
 async def node() -> Node:
@@ -114,14 +142,21 @@ async def ask(node: Node, action: str, **params: Any) -> dict[str, Any]:
     request = parse_request(json.dumps({"action": action, **params}).encode())
     assert isinstance(request, Request), request
     handler = Actions(node, SessionLifetimes(ttl_ms=3_600_000, idle_timeout_ms=60_000))
-    answer = json.loads(encode_answer(None, await handler(request)))
+    ended: list[Result] = []
+    if rest := handler.handle(request, ended.append):
+        assert not isinstance(rest, AsyncGenerator)
+        await rest()
+    (end,) = ended
+    if isinstance(end, NefiaError):
+        raise end
+    answer = json.loads(encode_answer(None, end))
     assert answer["ok"], answer
     result: dict[str, Any] = answer["result"]
     return result
 
 
 def test_every_action_of_the_table_is_performed() -> None:
-    assert actions._PERFORM.keys() == ACTIONS.keys()
+    assert actions._PERFORM.keys() | actions._CHANGES.keys() == ACTIONS.keys()
 
 
 @pytest.mark.trio
@@ -299,6 +334,57 @@ class TestWaitingClaims:
         assert node.waits == [pytest.approx(60)]
         assert len(node.changes) == 2
 
+    async def test_that_are_forwarded_outlive_leaders(
+        self,
+        node: Node,
+        autojump_clock: trio.testing.MockClock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Whatever becomes of a leader, the next is asked for the same claim."""
+        node.leads = False
+        errors = [NoLeader("none"), OutcomeUnknown("?"), NotLeader("another"), NoLeader("none")]
+        forwarded: list[dict[str, Any]] = []
+
+        async def forward(
+            request: dict[str, Any], timeout_seconds: float | None = None
+        ) -> dict[str, Any]:
+            forwarded.append(request)
+            await trio.sleep(1)
+            if errors:
+                raise errors.pop(0)
+            return {"task": {"id": "1"}}
+
+        monkeypatch.setattr(node, "forward", forward)
+        claimed = await ask(node, "queue_claim", worker="w", wait="1m", forward=True)
+        assert claimed == {"task": {"id": "1"}}
+        assert len({request["request_id"] for request in forwarded}) == 1
+        waits = [int(request["wait"].removesuffix("ms")) for request in forwarded]
+        assert waits[0] == 60_000
+        assert all(earlier - later >= 1000 for earlier, later in pairwise(waits))
+
+    async def test_that_are_forwarded_end_too(
+        self,
+        node: Node,
+        autojump_clock: trio.testing.MockClock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        node.leads = False
+
+        async def forward(*_: object) -> dict[str, Any]:
+            raise NoLeader("none")
+
+        monkeypatch.setattr(node, "forward", forward)
+        started = trio.current_time()
+        with pytest.raises(NoLeader):
+            await ask(node, "queue_claim", worker="w", wait="1m", forward=True)
+        assert 60 <= trio.current_time() - started < 61
+
+    async def test_end_with_their_leader_unless_forwarded(self, node: Node) -> None:
+        node.leads = False
+        with pytest.raises(NotLeader):
+            await ask(node, "queue_claim", worker="w", wait="1m")
+        assert node.forwarded == []
+
     async def test_do_not_wait_unless_asked(self, node: Node) -> None:
         assert await ask(node, "queue_claim", worker="w") == {"task": None}
         assert node.waits == []
@@ -349,7 +435,7 @@ class TestForwarding:
         await ask(node, "queue_claim", worker="w", wait="1m", forward=True)
         await ask(node, "add_peer", id="n", addr="h:1", forward=True)
         assert [timeout for _, timeout in node.forwarded] == [
-            60 + actions.CLAIM_SECONDS,
+            pytest.approx(60 + actions.CLAIM_SECONDS, abs=1),
             actions.MEMBERSHIP_SECONDS,
         ]
 
@@ -378,14 +464,18 @@ class TestMembership:
         await ask(node, "add_peer", id="n2", addr="h:1", preflight=False, reason="why")
         await ask(node, "add_peer", id="n3", addr="h:2", wait=False)
         await ask(node, "remove_peer", id="n2", force=True)
+        await ask(node, "remove_peer", id="n2", dry_run=True, reason="why")
         await ask(node, "transfer_leader")
-        await ask(node, "transfer_leader", to="n3")
+        await ask(node, "transfer_leader", to="n3", reason="why")
+        add = {"wait": True, "preflight": True, "reason": "", "dry_run": False}
+        remove = {"force": False, "reason": "", "dry_run": False}
         assert node.membership == [
-            ("add", "n2", "h:1", True, False),
-            ("add", "n3", "h:2", False, True),
-            ("remove", "n2", True),
-            ("transfer", None),
-            ("transfer", "n3"),
+            ("add", "n2", "h:1", add | {"preflight": False, "reason": "why"}),
+            ("add", "n3", "h:2", add | {"wait": False}),
+            ("remove", "n2", remove | {"force": True}),
+            ("remove", "n2", remove | {"reason": "why", "dry_run": True}),
+            ("transfer", None, ""),
+            ("transfer", "n3", "why"),
         ]
 
     async def test_errors_keep_their_details(self, node: Node) -> None:

@@ -8,8 +8,9 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import trio.testing
 
 from nefia.admin import MAX_LINE_BYTES, server
 from nefia.admin.client import AdminClient
-from nefia.admin.protocol import Request
+from nefia.admin.protocol import Handler, Reply, Request
 from nefia.admin.server import serve_admin, serve_connection
 from nefia.errors import (
     DataInUse,
@@ -33,14 +34,15 @@ from nefia.errors import (
 )
 
 
-async def echo(request: Request) -> dict[str, Any]:
+def echo(request: Request, reply: Reply) -> None:
     """Answers at once, or fails as the id says."""
     match request.params.get("id"):
         case "absent":
-            raise NotFound("no such task")
+            reply(NotFound("no such task"))
         case "bug":
             raise ZeroDivisionError
-    return {"action": request.action, "id": request.params.get("id")}
+        case task_id:
+            reply({"action": request.action, "id": task_id})
 
 
 class Gate:
@@ -51,7 +53,10 @@ class Gate:
         self.cancelled: list[object] = []
         self.cancelled_one = trio.Event()
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
+    def __call__(self, request: Request, reply: Reply) -> Callable[[], Awaitable[None]]:
+        return partial(self.keep, request, reply)
+
+    async def keep(self, request: Request, reply: Reply) -> None:
         self.waiting[request.seq] = trio.Event()
         try:
             await self.waiting[request.seq].wait()
@@ -59,7 +64,7 @@ class Gate:
             self.cancelled.append(request.seq)
             self.cancelled_one.set()
             raise
-        return {}
+        reply({})
 
 
 def line(action: str = "queue_get", **fields: Any) -> bytes:
@@ -88,7 +93,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(handler: server.Handler) -> AsyncIterator[Client]:
+async def connected(handler: Handler) -> AsyncIterator[Client]:
     mine, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_connection, theirs, handler)
@@ -97,9 +102,7 @@ async def connected(handler: server.Handler) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def serving(
-    path: Path, handler: server.Handler = echo, **options: Any
-) -> AsyncIterator[None]:
+async def serving(path: Path, handler: Handler = echo, **options: Any) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
 
         async def serve(task_status: trio.TaskStatus[Any]) -> None:
@@ -383,7 +386,7 @@ class TestSocket:
 
 
 @contextmanager
-def daemon(path: Path, handler: server.Handler) -> Iterator[None]:
+def daemon(path: Path, handler: Handler) -> Iterator[None]:
     """A real server in a thread of its own, for the blocking client."""
     started = threading.Event()
     stop: list[trio.CancelScope] = []
@@ -445,15 +448,12 @@ class TestClient:
             assert read.value.changed is False
 
     def test_takes_no_late_answer_for_its_own(self, tmp_path: Path) -> None:
-        async def late(request: Request) -> dict[str, Any]:
-            if request.seq == 1:
-                await trio.sleep(0.2)
-            else:
-                await trio.sleep(0.4)
-            return {"seq": request.seq}
+        async def late(request: Request, reply: Reply) -> None:
+            await trio.sleep(0.2 if request.seq == 1 else 0.4)
+            reply({"seq": request.seq})
 
         path = tmp_path / "admin.sock"
-        with daemon(path, late), AdminClient(path) as client:
+        with daemon(path, lambda *given: partial(late, *given)), AdminClient(path) as client:
             with pytest.raises(OutcomeUnknown):
                 client.call("status", timeout=0.01)
             assert client.call("status") == {"seq": 2}
@@ -489,8 +489,8 @@ class TestClient:
             assert client.call("queue_get", id="1")["id"] == "1"
 
     def test_carries_lone_surrogates_and_big_numbers(self, tmp_path: Path) -> None:
-        async def payload(request: Request) -> dict[str, Any]:
-            return {"payload": json.loads(request.params["payload"])}
+        def payload(request: Request, reply: Reply) -> None:
+            reply({"payload": json.loads(request.params["payload"])})
 
         path = tmp_path / "admin.sock"
         sent = ["\ud800", 2**70, "\U0001f600"]

@@ -250,6 +250,7 @@ class TestMembership:
         )  # fmt: skip
         assert request.params == {
             "id": "n", "addr": "a:1", "wait": False, "preflight": False, "reason": "why",
+            "dry_run": False,
         }  # fmt: skip
         assert request.forward
         assert len(request.request_id) == 32
@@ -273,16 +274,16 @@ class TestMembership:
         result, request = ask(
             tmp_path, "remove_peer", {"changed": True}, "cluster", "remove-peer", "n", "--force"
         )
-        assert request.params == {"id": "n", "force": True, "reason": ""}
+        assert request.params == {"id": "n", "force": True, "reason": "", "dry_run": False}
         assert result.stdout == "n is removed.\n"
 
     def test_transfer_leader(self, tmp_path: Path) -> None:
-        answer = {"leader_id": "node-2", "term": 4, "phases": {}}
+        answer = {"leader_id": "node-2", "term": 4, "phases": {"election_ms": 9}}
         result, request = ask(
             tmp_path, "transfer_leader", answer, "cluster", "transfer-leader", "--to", "node-2"
         )
         assert request.params["to"] == "node-2"
-        assert result.stdout == "node-2 leads in term 4.\n"
+        assert result.stdout == "node-2 leads in term 4 (election 9 ms).\n"
 
 
 class TestInit:

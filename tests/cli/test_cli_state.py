@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from nefia.admin.protocol import Request
+from nefia.errors import NoLeader
+
 sys.path.insert(0, str(Path(__file__).parent))
-from tests.cli.asking import TASK, ask
+from tests.cli.asking import TASK, ask, run
+from tests.cli.fake_daemon import FakeDaemon
 
 SESSION = {
     "id": "0123456789abcdef",
@@ -165,13 +170,70 @@ class TestQueue:
         )
 
     def test_stats(self, tmp_path: Path) -> None:
-        counts = {"pending": 1, "leased": 2, "done": 3, "dead": 4, "cancelled": 5}
-        answer = {"queues": {"default": counts | {"oldest_pending_at": None}}}
+        counts = {"pending": 6, "ready": 1, "leased": 2, "done": 3, "dead": 4, "cancelled": 5}
+        rates = {"per_minute": {"pushed": 7.5, "claimed": 8, "done": 9, "failed": 0}}
+        ages = {"oldest_pending_at": "then", "oldest_ready_at": None}
+        answer = {"queues": {"default": counts | ages | rates}}
         result, _ = ask(tmp_path, "queue_stats", answer, "queue", "stats")
         assert result.stdout == (
-            "QUEUE   PENDING LEASED DONE DEAD CANCELLED OLDEST-PENDING-AT\n"
-            "default 1       2      3    4    5         -\n"
+            "QUEUE   PENDING READY LEASED DONE DEAD CANCELLED OLDEST-READY-AT\n"
+            "default 6       1     2      3    4    5         -\n"
         )
+        (tmp_path / "admin.sock").unlink()
+        wide, _ = ask(tmp_path, "queue_stats", answer, "queue", "stats", "-o", "wide")
+        header, row = (text.split() for text in wide.stdout.splitlines())
+        shown = dict(zip(header, row, strict=True))
+        assert (shown["PUSHED/MIN"], shown["OLDEST-PENDING-AT"]) == ("7.5", "then")
+
+    def test_a_batch_is_pushed_at_once(self, tmp_path: Path) -> None:
+        tasks = [{"payload": 1}, {"payload": 2, "queue": "q"}]
+        answer = {"tasks": [TASK, TASK | {"id": "13"}], "changed": True}
+        result, request = ask(
+            tmp_path, "queue_push", answer, "queue", "push", "--batch", "-", stdin=json.dumps(tasks)
+        )
+        assert request.raw["tasks"] == tasks
+        assert result.stdout == "12\n13\n"
+
+    @pytest.mark.parametrize("args", [(), ("1", "--batch", "[]")])
+    def test_either_one_task_or_a_batch(self, args: tuple[str, ...]) -> None:
+        result = run("queue", "push", *args)
+        assert result.exit_code == 2
+        assert "either a PAYLOAD or a --batch" in result.stderr
+
+    def test_a_list_as_json_is_all_of_it(self, tmp_path: Path) -> None:
+        """One valid object, whatever the number of pages, and each record on a line of its own."""
+
+        def page(request: Request) -> dict[str, Any]:
+            first = int(request.params["cursor"] or 0)
+            numbers = range(first + 1, min(first + request.params["limit"], 1200) + 1)
+            tasks = [TASK | {"id": str(number)} for number in numbers]
+            return {"tasks": tasks, "cursor": str(numbers[-1]) if numbers[-1] < 1200 else None}
+
+        with FakeDaemon(tmp_path, queue_list=page) as daemon:
+            everything = run("queue", "list", "-o", "json")
+            some = run("queue", "list", "-o", "json", "--limit", "700", "--cursor", "10")
+        shown = json.loads(everything.stdout)
+        assert [task["id"] for task in shown["tasks"]] == [str(n) for n in range(1, 1201)]
+        assert shown["cursor"] is None
+        assert len(everything.stdout.splitlines()) == 1202
+        shown = json.loads(some.stdout)
+        assert [task["id"] for task in shown["tasks"]] == [str(n) for n in range(11, 711)]
+        assert shown["cursor"] == "710"
+        assert [request.params["limit"] for request in daemon.requests] == [500] * 3 + [500, 200]
+
+    def test_an_empty_list_as_json(self, tmp_path: Path) -> None:
+        answer: dict[str, Any] = {"sessions": [], "cursor": None}
+        result, _ = ask(tmp_path, "session_list", answer, "session", "list", "-o", "json")
+        assert json.loads(result.stdout) == answer
+
+    def test_a_list_that_breaks_off_is_no_json(self, tmp_path: Path) -> None:
+        answers = iter([{"tasks": [TASK], "cursor": "12"}, NoLeader("nobody leads")])
+        with FakeDaemon(tmp_path, queue_list=lambda _: next(answers)):
+            result = run("queue", "list", "-o", "json")
+        assert result.exit_code == 4
+        assert "nobody leads" in result.stderr
+        with pytest.raises(ValueError, match="Expecting"):
+            json.loads(result.stdout)
 
     @pytest.mark.parametrize("form", ["json", "yaml"])
     def test_any_payload_can_be_printed(self, tmp_path: Path, form: str) -> None:
