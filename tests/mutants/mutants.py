@@ -383,4 +383,22 @@ MUTANTS = (
         "",
         REPLICATION,
     ),
+    Mutant(
+        16,
+        "any certificate of the authority may speak for any node",
+        "nefia/net/handshake.py",
+        "            bool(certified_ids) and node_id not in certified_ids,\n",
+        "            False,\n",
+        ("tests/net/test_tls_mesh.py",),
+        simulated=False,
+    ),
+    Mutant(
+        16,
+        "a certificate for something else will do",
+        "nefia/net/tls_object.py",
+        "    if depth == 0 and (why_not := why_no_node(certificate)):\n",
+        "    if depth == 0 and (why_not := ''):\n",
+        ("tests/net/test_tls_object.py",),
+        simulated=False,
+    ),
 )

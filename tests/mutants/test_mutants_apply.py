@@ -1,4 +1,4 @@
-"""The table of mutants still fits the program; whether they are noticed is `nox -s mutants`."""
+"""The table of mutants still fits the program; whether all are noticed is `nox -s mutants`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from tests.mutants.mutants import MISTAKES, MUTANTS, Mutant
-from tests.mutants.run import ROOT, NotApplicable, planted
+from tests.mutants.run import ROOT, SIMULATOR, NotApplicable, Verdict, judged, planted, row
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -32,3 +32,20 @@ def test_a_mutant_whose_place_has_changed_is_an_error(tmp_path: Path, text: str)
     mutant = evolve(MUTANTS[0], file="changed.py", old="x = 1\n")
     with pytest.raises(NotApplicable, match="not once"):
         planted(mutant, tmp_path)
+
+
+def test_the_simulator_notices_a_mistake() -> None:
+    """Or nothing would ever fail in the simulations that CI runs."""
+    lease = next(mutant for mutant in MUTANTS if mutant.name == "the lease survives handing over")
+    verdict = judged(lease, seeds=3, seconds=30.0)
+    assert verdict.by.startswith(SIMULATOR)
+    assert verdict.seeds_without is not None
+
+
+def test_a_row_says_what_noticed_it_and_when() -> None:
+    of_simulator = Verdict("simulator, seed 3: n1 | n2", 2)
+    assert row(MUTANTS[0], of_simulator).endswith("| simulator, seed 3: n1 / n2 | 2 |")
+    assert row(MUTANTS[0], Verdict("test: tests/x.py::y")).endswith(
+        "| `tests/x.py::y` | not asked |"
+    )
+    assert row(MUTANTS[0], Verdict("", 200)).endswith("| SURVIVED | 200 |")

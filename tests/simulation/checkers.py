@@ -2,12 +2,14 @@
 
 The ledger is what the cluster as a whole has decided: index to term, written down the first time
 that any node takes the entry for committed, and never changed. `committed_in`: leader's term to
-the newest index that was committed in it.
+the newest index that was committed in it. `granted`: term and candidate to all who voted so.
+`voters`: name and data directory of all that any configuration ever let vote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -21,7 +23,9 @@ from nefia.raft.messages import (
     AppendReply,
     InstallSnapshotReply,
     Message,
+    PreVote,
     RequestVote,
+    TimeoutNow,
     VoteReply,
 )
 from nefia.raft.progress import Progress
@@ -49,6 +53,8 @@ class _Seen:
     hard_state: HardState
     commit_index: int
     leader_term: int = 0
+    configuration_index: int = 0
+    handed_over_term: int = 0
     matched: dict[str, tuple[Progress, int]] = field(factory=dict)
 
 
@@ -70,6 +76,8 @@ class Checkers:
         self.entries: dict[tuple[int, int], tuple[int, Payload]] = {}
         self.configurations: dict[tuple[int, int], Configuration] = {}
         self.votes: dict[tuple[str, int], str] = {}
+        self.granted: dict[tuple[int, str], set[str]] = {}
+        self.voters: set[tuple[str, str]] = set()
         self.reads: dict[int, int] = {}
         self.last_start = -10.0
         self.lease_exclusivity = True
@@ -115,6 +123,15 @@ class Checkers:
         if self._elections and raft.leader:
             self._lease_is_exclusive(node, raft)
 
+    @staticmethod
+    def heard(raft: Raft, message: Message) -> None:
+        """Who hears of a newer term takes it over (5.1), unless asked for a vote (4.2.3, 9.6)."""
+        if message.term > raft.term and not raft.halted:
+            require(
+                isinstance(message, PreVote | RequestVote),
+                f"{raft.node_id} stays in term {raft.term} although it has heard {message}",
+            )
+
     def _decided(self, raft: Raft, before: int) -> None:
         """State machine safety: what anyone has committed is the same everywhere, for ever."""
         log = raft.log
@@ -149,12 +166,18 @@ class Checkers:
             seen.leader_term = raft.term
             seen.matched = {}
             self._elected(node, raft)
+        self._has_the_right_to_lead(node, raft, seen)
+        if raft.log.configuration_index != seen.configuration_index:
+            seen.configuration_index = raft.log.configuration_index
+            for peer, progress in raft.leader.progress.items():
+                self._is_held(raft, peer, progress.match_index)
         for peer, progress in raft.leader.progress.items():
             known = seen.matched.get(peer)
             before = known[1] if known and known[0] is progress else 0
             if progress.match_index != before:
                 require(progress.match_index > before, f"match index of {peer} went back")
                 require(progress.match_index < progress.next_index, "next is above match")
+                self._is_held(raft, peer, progress.match_index)
             seen.matched[peer] = (progress, progress.match_index)
         if raft.commit_index >= raft.leader.term_start:
             log = raft.log
@@ -162,13 +185,41 @@ class Checkers:
                 earlier, _ = log.configuration_at(log.configuration_index - 1)
                 require(earlier <= raft.commit_index, "two configurations are undecided")
 
+    def _has_the_right_to_lead(self, node: SimulatedNode, raft: Raft, seen: _Seen) -> None:
+        """A majority has answered lately; and there is no lease after handing over (6.2, 3.10)."""
+        assert raft.leader
+        if seen.handed_over_term == raft.term:
+            require(raft.lease_end == -inf, f"the lease of {node.id} survives handing over")
+        else:
+            patience_end = raft.leader.began_at + self.world.scenario.options.leader_lease
+            answered = node.local(self.world.now) < max(raft.lease_end, patience_end)
+            require(
+                answered or raft.leader.handed_over,
+                f"{node.id} acts in term {raft.term} although no majority has answered for a lease",
+            )
+
+    def _is_held(self, raft: Raft, peer: str, match_index: int) -> None:
+        """What a leader counts on is on that member's disk, unless a later leader took it away."""
+        node, member = self.world.nodes[peer], raft.log.configuration.get(peer)
+        same = member is not None and member.instance == node.instance
+        if same and node.disk.hard_state.term <= raft.term:
+            require(
+                match_index <= node.disk.last_index,
+                f"{raft.node_id} counts on {peer} for entry {match_index}, but the disk there "
+                f"ends at {node.disk.last_index}",
+            )
+
     def _elected(self, node: SimulatedNode, raft: Raft) -> None:
         """Election safety and leader completeness."""
         world = self.world
         world.count("elections won")
         world.record(node.id, f"leads term {raft.term}")
+        world.elected(node)
         other = self.leaders.setdefault(raft.term, node.id)
         require(other == node.id, f"{other} and {node.id} both lead term {raft.term}")
+        voters = raft.log.configuration.voters
+        votes = voters & (self.granted.get((raft.term, node.id), set()) | {node.id})
+        require(len(votes) >= majority(voters), f"{node.id} leads by the votes of {sorted(votes)}")
         # A leader that is elected late, in a term that is over already, need not have more.
         top = max((i for term, i in self.committed_in.items() if term < raft.term), default=0)
         if top:
@@ -185,7 +236,7 @@ class Checkers:
 
     def _lease_is_exclusive(self, node: SimulatedNode, raft: Raft) -> None:
         """Stickiness (4.2.3): nobody is elected while a lease of an older term runs."""
-        if raft.lease_end == -float("inf"):
+        if raft.lease_end == -inf:
             return
         lease_end = node.real(raft.lease_end)
         for election in reversed(self._elections):
@@ -205,7 +256,16 @@ class Checkers:
             before = raft.log.term_at(write.entries[0].index - 1)
             assert before is not None
             self._log_matching(before, write.entries)
+            self._changes_in_time(raft, write.entries)
         self._configuration_is_of_the_log(raft)
+
+    @staticmethod
+    def _changes_in_time(raft: Raft, entries: Sequence[Entry]) -> None:
+        """A leader changes members once an entry of its term is committed (4.1, and the bug that
+        was found in 2015)."""
+        if raft.leader and raft.commit_index < raft.leader.term_start:
+            early = [e for e in entries if e.term == raft.term and type(e.payload) is Configuration]
+            require(not early, "members are changed before an entry of the own term is committed")
 
     def _configuration_is_of_the_log(self, raft: Raft) -> None:
         """What is in force is what the log has there, not what was truncated (4.1)."""
@@ -221,6 +281,7 @@ class Checkers:
             known = self.entries.setdefault((entry.index, entry.term), (before, entry.payload))
             if isinstance(entry.payload, Configuration):
                 self.configurations[entry.index, entry.term] = entry.payload
+                self.voters |= {(m.id, m.instance) for m in entry.payload.members if m.voter}
             require(
                 known == (before, entry.payload),
                 f"two logs differ at or before entry {entry.index} of term {entry.term}",
@@ -232,8 +293,13 @@ class Checkers:
         disk = node.disk
         require(disk.hard_state.term >= message.term, f"{message} says a term that is not durable")
         match message:
+            case PreVote():
+                self._may_stand(node)
             case RequestVote():
+                self._may_stand(node)
                 self._vote(node, message.term, node.id)
+            case TimeoutNow():
+                self._seen[node.id].handed_over_term = message.term
             case VoteReply(granted=True):
                 self._vote(node, message.term, message.recipient)
             case (
@@ -246,12 +312,18 @@ class Checkers:
             case _:
                 pass
 
+    def _may_stand(self, node: SimulatedNode) -> None:
+        """A node that was wiped is not who had its name before."""
+        known = (node.id, node.instance) in self.voters
+        require(known, f"{node.id} stands for election, but with this data it never was a voter")
+
     def _vote(self, node: SimulatedNode, term: int, candidate: str) -> None:
         stored = node.disk.hard_state
         durable = stored.term > term or stored == HardState(term, candidate)
         require(durable, f"{node.id} votes for {candidate} in {term} with {stored} on its disk")
         known = self.votes.setdefault((node.instance, term), candidate)
         require(known == candidate, f"{node.id} votes for {known} and {candidate} in term {term}")
+        self.granted.setdefault((term, candidate), set()).add(node.id)
 
     @staticmethod
     def _is_stored(node: SimulatedNode, raft: Raft, message: Message, index: int) -> None:
@@ -260,7 +332,8 @@ class Checkers:
             return
         stored = index <= disk.base_index or disk.term_at(index) is not None
         require(stored, f"{node.id} says {message}, but its disk ends at {disk.last_index}")
-        if index > max(disk.base_index, log.base_index):
+        # A newer term's leader may have replaced entries in the pass that the answer was given in.
+        if message.term == raft.term and index > max(disk.base_index, log.base_index):
             require(
                 disk.term_at(index) == log.term_at(index),
                 f"{node.id} acknowledges entry {index}, of which its disk has another",
@@ -281,7 +354,7 @@ class Checkers:
             read.index >= asked_at,
             f"{node.id} answers a read at {read.index}, asked when {asked_at} was committed",
         )
-        self.world.count("reads checked")
+        self.world.count("linearizability checks")
 
     # The end.
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 REMEMBERED_MESSAGES = 500
 """How many messages are kept to be replayed later."""
 
+DOUBLE_LATE_TIMEOUTS = 2.0
+"""A message comes a second time up to so many heartbeat timeouts later. What a dead leader said
+keeps its followers waiting, even once the network is healed."""
+
 Pair = tuple[str, str]
 Parcel = tuple[Message, str, str]  # with the instances of sender and recipient when it was sent
 
@@ -55,12 +59,13 @@ class Network:
         parcel = (message, nodes[message.sender].instance, recipient.instance)
         self.old.append(parcel)
         if not self.is_open(message.sender, message.recipient) or random.random() < self.loss:
-            world.count("messages lost")
+            world.count("fault message lost")
             return
         self.post(parcel, self._latency())
         if random.random() < self.duplication:
-            world.count("messages duplicated")
-            self.post(parcel, self._latency() + random.uniform(0, 2))
+            world.count("fault message doubled")
+            late = DOUBLE_LATE_TIMEOUTS * world.scenario.options.heartbeat_timeout
+            self.post(parcel, self._latency() + random.uniform(0, late))
 
     def _latency(self) -> float:
         random = self.world.random
@@ -76,7 +81,7 @@ class Network:
         nodes = self.world.nodes
         sender, recipient = nodes[message.sender], nodes[message.recipient]
         if not self.is_open(message.sender, message.recipient):
-            self.world.count("messages lost")
+            self.world.count("fault message lost")
             return
         if recipient.instance != recipient_instance or recipient.raft is None:
             return

@@ -13,6 +13,7 @@ from nefia.raft.effects import (
     ConfigurationChanged,
     Effects,
     Fetch,
+    HandedOver,
     Notice,
     ReadReady,
     SendSnapshot,
@@ -102,11 +103,15 @@ class SimulatedNode:
         self.input(lambda raft, now: raft.peers_tried(now))
 
     def end(self) -> None:
-        """The process ends here and now; a write in flight is kept whole or lost whole."""
+        """The process ends here and now; a write in flight is kept whole or lost whole, as a
+        transaction is."""
         assert self.raft is not None
         world = self.world
-        if self.disk.writing and not self.disk.fails_next and world.random.random() < 0.5:
-            self.disk.apply(self.disk.writing)
+        if self.disk.writing and not self.disk.fails_next:
+            if world.random.random() >= world.scenario.lost_write_chance:
+                self.disk.apply(self.disk.writing)
+            else:
+                world.count("fault write lost in a crash")
         self.disk.writing = None
         self.disk.hung_until = 0.0
         self.raft = None
@@ -137,7 +142,9 @@ class SimulatedNode:
             if self.raft is None or self.incarnation != incarnation:
                 return
             if self.world.now < self.paused_until:
-                self.world.after(self.paused_until - self.world.now, perform)
+                rest = self.paused_until - self.world.now
+                self._maybe_take_later(rest)  # what has piled up is of one pass
+                self.world.after(rest, perform)
                 return
             action()
 
@@ -147,6 +154,8 @@ class SimulatedNode:
         def step() -> None:
             self.world.record_message(self.id, message)
             self.input(lambda raft, now: raft.step(now, message))
+            if self.raft:
+                self.world.checkers.heard(self.raft, message)
 
         self.after(0.0, step)
 
@@ -174,15 +183,20 @@ class SimulatedNode:
 
     def _after_input(self, raft: Raft) -> None:
         self.world.checkers.after_input(self, raft)
-        if self.world.random.random() < self.world.scenario.late_take_chance:
-            self._take_later()
-        else:
+        self._maybe_take_later(0.0)
+        if not self._take_is_due:
             self.take()
 
-    def _take_later(self) -> None:
-        if not self._take_is_due:
+    def _maybe_take_later(self, delay: float) -> None:
+        """Inputs that come before are of the same pass."""
+        random, chance = self.world.random, self.world.scenario.late_take_chance
+        if not self._take_is_due and random.random() < chance:
             self._take_is_due = True
-            self.after(self.world.random.uniform(0, 0.003), self.take)
+            self.after(delay + random.uniform(0, 0.003), self._take_if_due)
+
+    def _take_if_due(self) -> None:
+        if self._take_is_due:
+            self.take()
 
     def _schedule_tick(self) -> None:
         assert self.raft is not None
@@ -233,8 +247,10 @@ class SimulatedNode:
 
     def _noticed(self, notice: Notice) -> None:
         self.world.record(self.id, type(notice).__name__)
+        if isinstance(notice, HandedOver):
+            self.world.faults.handed_over()
         if self.raft and self.raft.leader and isinstance(notice, ConfigurationChanged):
-            self.world.count("configurations committed" if notice.committed else "configurations")
+            self.world.count("membership changes", by=int(notice.committed))
 
     def _write(self, write: Write) -> None:
         assert self.disk.writing is None, "two writes at once"

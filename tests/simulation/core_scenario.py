@@ -1,16 +1,18 @@
 """What one seed simulates: sizes, rates and which faults, all drawn from the seed.
 
 Swarm testing: each seed has its own mix, since a run with every fault at once mostly shows
-clusters that do nothing.
+clusters that do nothing. A share of the seeds has a profile besides: what chance seldom brings
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from nefia.raft import leader, log, progress
 from nefia.raft.options import Options
@@ -38,13 +40,75 @@ FAULT_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
 }
 """Each kind of fault, and between which mean intervals it may come."""
 
+Bounds = tuple[float, float]
+
+
+@frozen(kw_only=True)
+class Profile:
+    """`rates` (fields of `Scenario`) and `faults` replace what was drawn, `clusters` sizes.
+
+    `clusters`: how many nodes, and how many of them vote at first.
+    """
+
+    share: float
+    rates: Mapping[str, Bounds] = field(factory=dict)
+    faults: Mapping[str, Bounds] = field(factory=dict)
+    clusters: tuple[tuple[int, int], ...] = ()
+
+
+PROFILES: dict[str, Profile] = {
+    "mixed": Profile(share=0.6),
+    "contested changes": Profile(
+        share=0.1,
+        rates={
+            "change_rate": (0.3, 1.0),
+            "change_on_election": (0.5, 1.0),
+            "cut_on_election": (0.3, 0.8),
+        },
+        faults={"crash_leader": (2.0, 6.0), "isolate_leader": (2.0, 8.0)},
+        clusters=((4, 4), (5, 4), (6, 4), (6, 6), (3, 2)),
+    ),
+    "hand-overs": Profile(
+        share=0.1,
+        rates={
+            "transfer_rate": (0.5, 3.0),
+            "read_rate": (20.0, 60.0),
+            "cut_on_hand_over": (0.3, 0.8),
+        },
+        clusters=((3, 3), (5, 5), (4, 2)),
+    ),
+    "renewed members": Profile(
+        share=0.1,
+        rates={"replace_rate": (0.3, 1.0), "transfer_rate": (0.1, 0.5), "snapshot_rate": (0, 0)},
+        faults={"wipe": (2.0, 5.0), "pause": (2.0, 6.0)},
+        clusters=((3, 1), (4, 1), (3, 3), (5, 3)),
+    ),
+    "catching up": Profile(
+        share=0.1,
+        rates={
+            "command_rate": (15.0, 40.0),
+            "snapshot_rate": (2.0, 6.0),
+            "late_take_chance": (0.3, 0.8),
+        },
+        faults={"pause": (1.0, 4.0), "crash": (2.0, 6.0), "one_way": (2.0, 6.0)},
+        clusters=((3, 3), (4, 3), (5, 3)),
+    ),
+}
+"""What a seed is made for, by name: reconfigurations that compete, leases and reads around a
+transfer, members that come back empty, snapshots that arrive among other messages."""
+
 
 @frozen(kw_only=True)
 class Scenario:
-    """Times in seconds, rates per second, chances from 0 to 1."""
+    """Times in seconds, rates per second, chances from 0 to 1.
+
+    `change_on_election`, `cut_on_election` and `cut_on_hand_over`: that what they say follows at
+    once. `lost_write_chance`: that a crash loses the write which is under way.
+    """
 
     seed: int
     seconds: float
+    profile: str
     size: int
     voters: int
     options: Options
@@ -63,10 +127,32 @@ class Scenario:
     append_entries: int
     in_flight_messages: int
     late_take_chance: float
+    lost_write_chance: float
+    change_on_election: float = 0.0
+    cut_on_election: float = 0.0
+    cut_on_hand_over: float = 0.0
 
 
 def draw(seed: int, seconds: float) -> Scenario:
     random = Random(f"scenario {seed}")
+    name = random.choices(list(PROFILES), [profile.share for profile in PROFILES.values()])[0]
+    return _with_profile(_draw_mixed(random, seed, seconds, name), PROFILES[name], random)
+
+
+def _with_profile(scenario: Scenario, profile: Profile, random: Random) -> Scenario:
+    rates: dict[str, Any] = {n: random.uniform(*bounds) for n, bounds in profile.rates.items()}
+    faults = {kind: random.uniform(*bounds) for kind, bounds in profile.faults.items()}
+    size, voters = random.choice(profile.clusters or ((scenario.size, scenario.voters),))
+    return evolve(
+        scenario,
+        **rates,
+        size=size,
+        voters=voters,
+        faults=tuple((dict(scenario.faults) | faults).items()),
+    )
+
+
+def _draw_mixed(random: Random, seed: int, seconds: float, profile: str) -> Scenario:
     size = random.choice([1, 2, 3, 3, 3, 4, 5, 5, 6, MAX_SIZE])
     timeout = random.choice([1.0, 1.0, 0.3])
 
@@ -81,6 +167,7 @@ def draw(seed: int, seconds: float) -> Scenario:
     return Scenario(
         seed=seed,
         seconds=seconds,
+        profile=profile,
         size=size,
         voters=random.choice([1, size, random.randint(1, size)]),
         options=Options(
@@ -89,7 +176,7 @@ def draw(seed: int, seconds: float) -> Scenario:
             leader_lease=timeout / 2,
         ),
         loss=random.choice([0.0, 0.0, 0.01, 0.05, 0.1, 0.3]),
-        duplication=random.choice([0.0, 0.01, 0.1]),
+        duplication=random.choice([0.0, 0.01, 0.1, 0.5]),
         delay=timeout * random.choice([0.0005, 0.002, 0.01, 0.03]),
         command_rate=random.uniform(2, 25),
         read_rate=random.uniform(1, 8),
@@ -103,6 +190,7 @@ def draw(seed: int, seconds: float) -> Scenario:
         in_flight_messages=random.choice([2, 4, 64]),
         late_take_chance=random.choice([0.0, 0.2]),
         replace_rate=sometimes(0.3, 0.05, 0.5),
+        lost_write_chance=random.uniform(0.8, 1.0),
     )
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from attrs import asdict, define, field
+from attrs import asdict
 
 from nefia.raft.configuration import Configuration, Member
 from nefia.raft.core import Raft
@@ -30,26 +30,13 @@ from tests.simulation.core_node import SimulatedNode
 from tests.simulation.core_scenario import Scenario, draw, limits_of
 from tests.simulation.core_workload import Workload
 from tests.simulation.faults import Faults
+from tests.simulation.report import Report
 
 RECOVERY_TIMEOUTS = 10
 CONVERGENCE_TIMEOUTS = 40
 POLL_SECONDS = 0.01
 
 ROUTING = ("sender", "recipient")
-
-
-@define
-class Report:
-    """What one seed came to. `violation` is empty if all promises held."""
-
-    seed: int
-    violation: str = ""
-    simulated_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    recovery_timeouts: float = 0.0
-    counts: Counter[str] = field(factory=Counter)
-    trace_hash: str = ""
-    transcript: list[str] = field(factory=list)
 
 
 class Simulator:
@@ -70,9 +57,9 @@ class Simulator:
         self.nodes: dict[str, SimulatedNode] = {}
         for number in range(1, scenario.size + 1):
             self.nodes[f"n{number}"] = SimulatedNode(self, f"n{number}")
-        self._bootstrap()
         self.workload = Workload(self)
         self.faults = Faults(self)
+        self._bootstrap()
 
     def _bootstrap(self) -> None:
         """The first `voters` nodes begin with the same first entry, the others with nothing."""
@@ -85,6 +72,7 @@ class Simulator:
             self.nodes[node_id].disk.entries.append(Entry(1, 1, first))
         self.checkers.entries[1, 1] = (0, first)
         self.checkers.configurations[1, 1] = first
+        self.checkers.voters |= {(member.id, member.instance) for member in first.members}
         self.checkers.ledger[1] = 1
         for node in self.nodes.values():
             node.start()
@@ -101,6 +89,10 @@ class Simulator:
             action()
         self.now = end
 
+    def elected(self, node: SimulatedNode) -> None:
+        self.workload.elected(node)
+        self.faults.elected()
+
     # What others ask.
 
     def peers_of(self, node_id: str) -> list[str]:
@@ -114,8 +106,8 @@ class Simulator:
         leading = [node for node in self.alive() if node.raft and node.raft.leader]
         return sorted(leading, key=lambda node: -node.raft.term if node.raft else 0)
 
-    def count(self, what: str) -> None:
-        self.counts[what] += 1
+    def count(self, what: str, by: int = 1) -> None:
+        self.counts[what] += by
 
     def record(self, who: str, what: str) -> None:
         self._hash.update(f"{self.now!r} {who} {what}\n".encode())

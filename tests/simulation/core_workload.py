@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from nefia.errors import NefiaError
 from nefia.raft.configuration import Configuration, Member
 from tests.simulation.checkers import require
@@ -12,6 +14,8 @@ from tests.simulation.checkers import require
 if TYPE_CHECKING:
     from tests.simulation.core_node import SimulatedNode
     from tests.simulation.core_simulator import Simulator
+
+CHANGES = ("add", "add", "add learner", "remove", "remove leader", "two learners", "move")
 
 
 class Workload:
@@ -23,6 +27,7 @@ class Workload:
         self.acknowledged: dict[bytes, int] = {}
         self._number = 0
         self._tokens = 0
+        self._moves = 0
         self._stopped = False
         self._probes: set[bytes] = set()
         scenario = world.scenario
@@ -128,13 +133,20 @@ class Workload:
     # Members, as the operator changes them through the leader.
 
     def _change(self) -> None:
-        def change(node: SimulatedNode) -> None:
-            assert node.raft
-            configuration = self._changed(node, node.raft.log.configuration)
-            if configuration:
-                self._try_change(node, configuration)
+        self._at_leader(self._change_at)
 
-        self._at_leader(change)
+    def _change_at(self, node: SimulatedNode) -> None:
+        assert node.raft
+        configuration = self._changed(node, node.raft.log.configuration)
+        if configuration and not self._stopped:
+            self._try_change(node, configuration)
+
+    def elected(self, node: SimulatedNode) -> None:
+        """An operator who has waited for a leader asks at once, and may ask too early."""
+        random, scenario = self.world.random, self.world.scenario
+        if not self._stopped and random.random() < scenario.change_on_election:
+            delay = random.choice([0.0, random.expovariate(1 / (4 * scenario.delay))])
+            node.after(delay, lambda: self._change_at(node))
 
     def _replace(self) -> None:
         """Remove a follower, wipe it as soon as that is committed, and add it again."""
@@ -182,9 +194,16 @@ class Workload:
         random = self.world.random
         outside = sorted(self.world.nodes.keys() - old.ids)
         followers = sorted(old.ids - {node.id})
-        match random.choice(["add", "add", "remove", "remove leader", "two learners"]):
+        match random.choice(CHANGES):
             case "add" if outside:
                 return old.with_member(self._learner(random.choice(outside)))
+            case "add learner" if outside:
+                learner = self._learner(random.choice(outside))
+                return old.with_member(evolve(learner, promote=random.random() < 0.5))
+            case "move":
+                self._moves += 1
+                moved = random.choice(old.members)
+                return old.with_member(evolve(moved, address=f"{moved.id}:{9700 + self._moves}"))
             case "remove" if followers and len(old.voters) > 1:
                 return old.without(random.choice(followers))
             case "remove leader" if len(old.voters) > 1:
@@ -214,9 +233,11 @@ class Workload:
         self._at_leader(transfer)
 
     def _snapshot(self) -> None:
-        alive = self.world.alive()
-        if alive:
-            node = self.world.random.choice(alive)
+        """Half of them at leaders: only what those have compacted is brought to others whole."""
+        world = self.world
+        nodes = world.random.choice([world.alive(), world.leaders()])
+        if nodes:
+            node = world.random.choice(nodes)
             node.after(0.0, node.take_snapshot)
 
 

@@ -13,6 +13,7 @@ from attrs import define
 
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry
+from nefia.state.machine import Machine
 from tests.node.cluster import Process, overlapping
 from tests.simulation.checkers import require
 from tests.simulation.daemon_journal import Journal
@@ -52,7 +53,7 @@ class Checkers:
         """Look at `process` after each of its passes and each entry that it applies."""
         self.starts.append(now)
         replica, seen = process.node._replica, _Seen()
-        run_pass, apply = replica._pass, replica.applier.apply
+        run_pass, apply, restore = replica._pass, replica.applier.apply, replica.applier.restore
 
         def watched_pass(*args: object) -> None:
             run_pass(*args)  # type: ignore[arg-type]
@@ -63,6 +64,13 @@ class Checkers:
                 apply((entry,))
                 self._applied(process, entry)
 
+        def watched_restore(machine: Machine) -> None:
+            restore(machine)
+            self._begun_with(process, "snapshots installed")
+
+        if process.machine.applied_index:
+            self._begun_with(process, "starts with a snapshot")
+        setattr(replica.applier, "restore", watched_restore)  # noqa: B010
         setattr(replica, "_pass", watched_pass)  # noqa: B010
         setattr(replica.applier, "apply", watched_apply)  # noqa: B010
 
@@ -97,6 +105,14 @@ class Checkers:
         same = self.digests.setdefault(entry.index, digest) == digest
         require(same, f"{process.name} has another state at {entry.index}")
         self._journal.record(process.name, f"applied {entry.index}.{entry.term} {digest[:8]}")
+
+    def _begun_with(self, process: Process, how: str) -> None:
+        """The state of a snapshot is the one that whoever applied its entries had."""
+        index, digest = process.machine.applied_index, process.machine.digest()
+        require(index in self.digests, f"{process.name} has a snapshot of {index}, which none had")
+        require(digest == self.digests[index], f"{process.name} has another state at {index}")
+        self._journal.count(how)
+        self._journal.record(process.name, f"{how}: {index} {digest[:8]}")
 
     # What may be undecided.
 

@@ -208,14 +208,15 @@ class Operator:
     async def _move(self) -> None:
         """A node gets another address; the leader is told before or after it has it.
 
-        Two that move before each knows where the other is do not reach each other any more.
+        Two that move before each knows where the other is do not reach each other any more; and a
+        paused process would go on where it was.
         """
         world, name = self._world, self._any_member()
-        if not self._everybody_knows_where_the_others_are():
+        if name in world.paused or not self._everybody_knows_where_the_others_are():
             return
         self._moves += 1
         world.addresses[name] = f"{name}:{9700 + self._moves}"
-        if name in world.up and name not in world.paused:
+        if name in world.up:
             world.bring_down(name)
             world.revive_later(name, self._random.uniform(0.02, 0.5))
         await self._add(name)

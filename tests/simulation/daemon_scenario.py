@@ -6,9 +6,11 @@ from random import Random
 
 from attrs import frozen
 
+from nefia.net.transfer import BLOCK_BYTES
+from nefia.node.snapshotter import MAX_LOG_BYTES, SnapshotSettings
 from nefia.raft.options import Options
 
-MAX_SIZE = 5
+MAX_SIZE = 7
 MAX_CLOCK_DRIFT = 0.01
 FAULT_CHANCE = 0.45
 CHANGE_CHANCE = 0.6
@@ -52,7 +54,11 @@ CHANGE_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
 
 @frozen(kw_only=True)
 class Scenario:
-    """Times in seconds, rates per second. `rates`: of each node's clock."""
+    """Times in seconds, rates per second. `rates`: of each node's clock.
+
+    `lost_write_chance`: that a crash loses a write which is under way. `block_bytes`: of a snapshot
+    that is brought to another node.
+    """
 
     seed: int
     seconds: float
@@ -67,12 +73,15 @@ class Scenario:
     client_rate: float
     faults: tuple[tuple[str, float], ...]
     changes: tuple[tuple[str, float], ...]
+    lost_write_chance: float
+    snapshots: SnapshotSettings
+    block_bytes: int
     wall_jumps: bool = True
 
 
 def draw(seed: int, seconds: float) -> Scenario:
     random = Random(f"daemon scenario {seed}")
-    size = random.choice([1, 2, 3, 3, 3, 4, 5, MAX_SIZE])
+    size = random.choice([1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, MAX_SIZE])
     timeout = random.choice([1.0, 1.0, 1.0, 0.5])
 
     def mix(
@@ -103,4 +112,13 @@ def draw(seed: int, seconds: float) -> Scenario:
         client_rate=random.uniform(0.4, 2.0),
         faults=tuple(mix(FAULT_INTERVALS_SECONDS, FAULT_CHANCE, random.choice(PACES))),
         changes=tuple(changes),
+        lost_write_chance=random.uniform(0.8, 1.0),
+        snapshots=SnapshotSettings(
+            retain=random.choice([1, 2, 3]),
+            threshold=random.choice([5, 10, 40]),
+            interval=random.uniform(0.1, 3.0),
+            trailing_logs=random.choice([1, 1, 5, 30]),
+            max_log_bytes=random.choice([2_000, 20_000, MAX_LOG_BYTES]),
+        ),
+        block_bytes=random.choice([100, 500, BLOCK_BYTES]),
     )

@@ -66,6 +66,7 @@ class World(Cluster):
             options=scenario.options,
             apply_timeout=APPLY_SECONDS,
             transport_timeout=TRANSPORT_SECONDS,
+            snapshots=scenario.snapshots,
         )
         super().__init__(nursery, seed=scenario.seed, settings=settings)
         self.scenario = scenario

@@ -57,6 +57,27 @@ class Faults:
 
         world.after(world.random.expovariate(1 / interval), again)
 
+    # What follows at once.
+
+    def elected(self) -> None:
+        self._cut_soon(self.world.scenario.cut_on_election)
+
+    def handed_over(self) -> None:
+        self._cut_soon(self.world.scenario.cut_on_hand_over)
+
+    def _cut_soon(self, chance: float) -> None:
+        """While the first messages of what has just happened are under way."""
+        world = self.world
+        if chance and not self._stopped and world.random.random() < chance:
+            cut = world.random.choice([self._isolate_leader, self._partition, self._one_way])
+            delay = world.random.expovariate(1 / (4 * world.scenario.delay))
+            world.after(delay, lambda: self._unless_stopped(cut))
+
+    def _unless_stopped(self, action: Callable[[], None]) -> None:
+        if not self._stopped:
+            self.world.count("fault cut at a change of leaders")
+            action()
+
     def _anyone(self) -> SimulatedNode | None:
         alive = self.world.alive()
         return self.world.random.choice(alive) if alive else None

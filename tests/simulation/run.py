@@ -1,6 +1,7 @@
-"""Simulate many seeds: `python -m tests.simulation.run --seeds 300 --seconds 60 --jobs 2`.
+"""Simulate many seeds: `python -m tests.simulation.run --seeds 300 --seconds 60`.
 
-`--kind daemon` runs whole nodes instead of the core alone.
+Runs both simulators on all cores, the daemon for a tenth of the seeds and half of the time each;
+`--kind` narrows it to one of them, which then has all the seeds and seconds. Ends with a table.
 
 Prints, for a seed that breaks a promise, the command that replays it; with `--seed S
 --transcript` everything that happened in that seed, a line an event.
@@ -9,89 +10,132 @@ Prints, for a seed that breaks a promise, the command that replays it; with `--s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import partial
-from multiprocessing import Pool
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
 
-from tests.simulation import core_simulator, daemon_simulator
-from tests.simulation.core_simulator import Report
+from tests.simulation.farm import Cut, outcomes
+from tests.simulation.jobs import (
+    SIMULATORS,
+    Job,
+    Plan,
+    perform,
+    plans,
+    unequal_under_hash_seeds,
+)
+from tests.simulation.report import Report, Totals, table
 
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 30.0
+MAX_REPEATED = 20
+"""Violations that are shown once more behind the table."""
 
-SIMULATORS: dict[str, Callable[..., Report]] = {
-    "core": core_simulator.simulate,
-    "daemon": daemon_simulator.simulate,
-}
+LIMIT_BASE_SECONDS = 120.0
+LIMIT_FACTOR = 5.0
+"""A seed is cut that takes longer than so much, and than its simulated time so often; even the
+daemon needs a thirtieth of that time."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
-    parser.add_argument("--kind", choices=SIMULATORS, default="core", help="(default core)")
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kind", choices=SIMULATORS, help="only this simulator (default both)")
     parser.add_argument("--seeds", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
-    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--seed", type=int, help="this one only, here and now")
     parser.add_argument("--seconds", type=float, default=60.0, help="simulated, before healing")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--transcript", action="store_true", help="print all that happens")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help="processes (default: all cores)")
+    parser.add_argument("--transcript", action="store_true", help="with --seed: all that happens")
+    parser.add_argument(
+        "--histories", type=Path, help="directory for what the daemon's clients saw, a file a seed"
+    )
+    parser.add_argument(
+        "--hash-seeds", type=int, default=0, help="first compare so many short seeds under two"
+    )
     options = parser.parse_args(arguments)
+    if options.histories and options.kind == "core":
+        parser.error("the core simulator has no clients' histories")
+    if min(options.seeds, options.jobs) < 1 or options.seconds <= 0:
+        parser.error("--seeds, --jobs and --seconds have to be above 0")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    if options.histories:
+        options.histories.mkdir(parents=True, exist_ok=True)
     if options.seed is not None:
-        return one(options.kind, options.seed, options.seconds, options.transcript)
-    seeds = range(options.first, options.first + options.seeds)
-    return many(options.kind, seeds, options.seconds, options.jobs)
+        chosen = plans(options.kind, options.seed, 1, options.seconds)
+        jobs = chain.from_iterable(plan.jobs(options.histories) for plan in chosen)
+        return max(replayed(job, options.transcript) for job in jobs)
+    chosen = plans(options.kind, options.first, options.seeds, options.seconds)
+    totals = {plan.kind: Totals() for plan in chosen}
+    unequal = compared(totals, range(options.first, options.first + options.hash_seeds))
+    violated = many(chosen, totals, options.jobs, options.histories)
+    for kind, total in totals.items():
+        print(f"\n{kind}, also counted: {total.others()}")
+    print(f"\n{table(totals)}")
+    print(*violated[:MAX_REPEATED], sep="\n")
+    return 1 if violated or unequal else 0
 
 
-def one(kind: str, seed: int, seconds: float, transcript: bool) -> int:
-    report = SIMULATORS[kind](seed, seconds, transcript=transcript)
+def replayed(job: Job, transcript: bool) -> int:
+    """Run one seed and print what happens."""
+    report = perform(job, transcript=transcript)
     for line in report.transcript:
         print(line)
-    print(f"seed {seed}: {report.violation or 'all promises held'}; trace {report.trace_hash}")
+    said = report.violation or "all promises held"
+    print(f"{job.kind} seed {job.seed}: {said}; trace {report.trace_hash}")
     return 1 if report.violation else 0
 
 
-def many(kind: str, seeds: Iterable[int], seconds: float, jobs: int) -> int:
-    total: Counter[str] = Counter()
-    violations: list[Report] = []
-    simulated, cpu_seconds, slowest, shown = 0.0, 0.0, 0.0, time.monotonic()
-    with Pool(jobs) as pool:
-        for report in pool.imap_unordered(partial(SIMULATORS[kind], seconds=seconds), seeds):
-            total += report.counts
-            total["seeds"] += 1
-            simulated += report.simulated_seconds
-            cpu_seconds += report.cpu_seconds
-            slowest = max(slowest, report.recovery_timeouts)
-            if report.violation:
-                violations.append(report)
-                print(f"VIOLATION in seed {report.seed} {report.violation}")
-                print(f"  {replay(kind, report, seconds)}", flush=True)
-            if time.monotonic() - shown > PROGRESS_SECONDS:
-                shown = time.monotonic()
-                print(f"{total['seeds']} seeds, {len(violations)} violations", flush=True)
-    table(total, len(violations), simulated, slowest, cpu_seconds)
-    return 1 if violations else 0
+def compared(totals: dict[str, Totals], seeds: range) -> bool:
+    """Whether any of these short seeds is another history under another hash seed."""
+    found = False
+    for kind, total in totals.items() if seeds else ():
+        print(f"{kind}: {len(seeds)} short seeds under two hash seeds", flush=True)
+        unequal = unequal_under_hash_seeds(kind, seeds)
+        total.compared, total.equal = len(seeds), len(seeds) - len(unequal)
+        for seed in unequal:
+            found = True
+            print(f"VIOLATION: {kind} seed {seed} depends on PYTHONHASHSEED", flush=True)
+    return found
 
 
-def replay(kind: str, report: Report, seconds: float) -> str:
-    module = f"python -m tests.simulation.run --kind {kind}"
-    return f"replay: {module} --seed {report.seed} --seconds {seconds:g} --transcript"
+def many(
+    chosen: Sequence[Plan], totals: dict[str, Totals], processes: int, histories: Path | None
+) -> list[str]:
+    """Run all seeds; returns what was broken and how to replay it, the first of it."""
+    limit = LIMIT_BASE_SECONDS + LIMIT_FACTOR * max(plan.seconds for plan in chosen)
+    jobs = chain.from_iterable(plan.jobs(histories) for plan in chosen)
+    violated: list[str] = []
+    shown = time.monotonic()
+    for job, outcome in outcomes(perform, jobs, processes, limit):
+        report = Report(job.seed, outcome.reason) if isinstance(outcome, Cut) else outcome
+        totals[job.kind].add(report)
+        if report.violation:
+            said = f"VIOLATION in {job.kind} seed {job.seed} {report.violation}"
+            print(f"{said}\n  replay: {job.replay}", flush=True)
+            if len(violated) < MAX_REPEATED:
+                violated.append(f"{said}\n  replay: {job.replay}")
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            print(progress(chosen, totals), flush=True)
+    return violated
 
 
-def table(
-    total: Counter[str], violations: int, simulated: float, slowest: float, cpu_seconds: float
-) -> None:
-    rows = [
-        ("seeds", f"{total.pop('seeds')}"),
-        ("simulated hours", f"{simulated / 3600:.2f}"),
-        *((name, f"{total[name]}") for name in sorted(total)),
-        ("slowest recovery, election timeouts", f"{slowest:.2f}"),
-        ("simulated hours per CPU hour", f"{simulated / cpu_seconds:.1f}"),
-        ("violations", f"{violations}"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:{width}}  {value:>12}")
+def progress(chosen: Iterable[Plan], totals: dict[str, Totals]) -> str:
+    return "; ".join(
+        f"{plan.kind}: {totals[plan.kind].seeds} of {plan.seeds} seeds, "
+        f"{totals[plan.kind].violations} violations"
+        for plan in chosen
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Truth:
 
     async def change(self, command: Command, request_id: str) -> Outcome:
         change = Change(round(self.now * 1000), request_id, command)
-        return self.state.apply(self.state.applied_index + 1, change)
+        return self.state.apply(self.state.applied_index + 1, [change])[0]
 
     async def machine(self, linearizable: bool) -> Machine:
         return self.state
