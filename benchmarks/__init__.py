@@ -1,0 +1,1 @@
+"""What nefia costs, measured: see docs/performance.md."""

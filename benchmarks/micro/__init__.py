@@ -1,0 +1,1 @@
+"""Microbenchmarks of single parts, for pytest-benchmark: `nox -s benchmarks`."""

@@ -1,0 +1,1 @@
+"""Other systems, started and asked in the same way as nefia, to compare it with."""
