@@ -8,7 +8,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
-SOURCES = ("nefia", "tests", "noxfile.py")
+SOURCES = ("nefia", "tests", "benchmarks", "noxfile.py")
 
 
 def install(session: nox.Session, group: str) -> None:
@@ -43,9 +43,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """Many seeds of the simulated cluster; the arguments are those of tests/simulation/run.py."""
+    """Many seeds of both simulators; the arguments are those of tests/simulation/run.py.
+
+    First it compares short seeds under two hash seeds: `--hash-seeds 0` leaves that out.
+    """
     install(session, "test")
-    session.run("python", "-m", "tests.simulation.run", *session.posargs)
+    session.run("python", "-m", "tests.simulation.run", "--hash-seeds", "50", *session.posargs)
 
 
 @nox.session
@@ -53,6 +56,28 @@ def mutants(session: nox.Session) -> None:
     """Plant the known mistakes one by one; the arguments are those of tests/mutants/run.py."""
     install(session, "test")
     session.run("python", "-m", "tests.mutants.run", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """The microbenchmarks; the arguments are pytest's. docs/performance.md has the others."""
+    install(session, "bench")
+    columns = "--benchmark-columns=min,median,max,rounds"
+    session.run("pytest", "benchmarks/micro", columns, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Mutated bytes for all that reads them; the arguments are those of tests/fuzz/run.py."""
+    install(session, "test")
+    session.run("python", "-m", "tests.fuzz.run", *session.posargs)
+
+
+@nox.session
+def big(session: nox.Session) -> None:
+    """Snapshots, restarts and new nodes with a million tasks; about five minutes."""
+    install(session, "test")
+    session.run("python", "-m", "benchmarks.snapshots", *session.posargs)
 
 
 @nox.session

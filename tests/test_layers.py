@@ -20,16 +20,25 @@ FLOORS = {
     "nefia": 0,  # the version
     "nefia.errors": 0,
     "nefia.units": 0,
+    "nefia.openssl": 0,
     "nefia.raft": 1,
     "nefia.state": 2,
     "nefia.wire": 2,
     "nefia.config": 2,
     "nefia.clock": 2,
+    "nefia.streams": 2,
+    "nefia.certificates": 2,
+    "nefia.certificate_files": 2,
+    "nefia.credentials": 2,
     "nefia.storage": 3,
     "nefia.net": 3,
     "nefia.node": 4,
     "nefia.admin": 5,
     "nefia.logs": 6,
+    "nefia.collector": 6,
+    "nefia.systemd": 6,
+    "nefia.rotation": 6,
+    "nefia.recovery": 6,
     "nefia.daemon": 6,
     "nefia.dev": 6,
     "nefia.cli": 7,
@@ -69,9 +78,12 @@ PURE_IMPORTS = {
             "itertools",
             "math",
             "msgpack",
+            "msgspec",
+            "msgspec.structs",
             "operator",
             "re",
             "sortedcontainers",
+            "sys.intern",
             "typing",
         }
     ),
@@ -85,7 +97,11 @@ TRIO_TIME = frozenset(
 )
 
 CLI_IMPORTS = ("nefia.admin.client", "nefia.config", "nefia.errors", "nefia.units")
-SLOW_IMPORTS = frozenset({"trio", "cattrs", "structlog", "msgpack", "lmdb"})
+SLOW_IMPORTS = frozenset(
+    {"trio", "cattrs", "structlog", "msgpack", "lmdb", "cryptography", "OpenSSL"}
+)
+OPENSSL_PACKAGES = frozenset({"cryptography", "OpenSSL"})
+OPENSSL_DOOR = "nefia.openssl"
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 69
@@ -186,6 +202,13 @@ def test_pure_packages_stay_pure(module: str) -> None:
 )
 def test_time_is_injected(module: str) -> None:
     assert uses_of_trio_time(tree_of(MODULES[module])) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_there_is_one_door_to_openssl(module: str) -> None:
+    """Whoever came first would have OpenSSL configure itself without us."""
+    packages = {name.partition(".")[0] for name in imported(tree_of(MODULES[module]))}
+    assert bool(packages & OPENSSL_PACKAGES) == (module == OPENSSL_DOOR)
 
 
 def test_what_the_command_line_imports_is_light() -> None:

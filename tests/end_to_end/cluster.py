@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from nefia.admin.client import AdminClient
+from nefia.credentials import TlsFiles
 from nefia.errors import NefiaError
+from tests.certificates import bake, write
 
 WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.005
@@ -70,6 +72,7 @@ class Daemon:
         raft: dict[str, Any] | None = None,
         prefix: tuple[str, ...] = (),
         peers: dict[str, str] | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.node_id = node_id
         self.address = address
@@ -87,6 +90,10 @@ class Daemon:
             "peers": [{"id": peer, "address": at} for peer, at in (peers or {}).items()],
             "raft": raft or {},
         }
+        if tls is not None:
+            paths = {"cert": tls.cert, "key": tls.key, "ca": tls.ca}
+            cluster |= {f"tls_{name}_file": str(path) for name, path in paths.items()}
+            cluster["tls_enabled"] = True
         self.config.write_text(json.dumps({"cluster": cluster}))  # JSON is YAML
 
     @property
@@ -242,7 +249,9 @@ class Cluster:
         return digest
 
 
-def new_cluster(directory: Path, count: int = 3, *, raft: dict[str, Any] | None = None) -> Cluster:
+def new_cluster(
+    directory: Path, count: int = 3, *, raft: dict[str, Any] | None = None, tls: bool = False
+) -> Cluster:
     """Configured, not started. Every node but the first lists the first as a peer."""
     ports = free_ports(count)
     first = {"node-1": f"127.0.0.1:{ports[0]}"}
@@ -254,10 +263,16 @@ def new_cluster(directory: Path, count: int = 3, *, raft: dict[str, Any] | None 
                 f"127.0.0.1:{port}",
                 raft=raft,
                 peers=first if number > 1 else None,
+                tls=certified(directory, f"node-{number}") if tls else None,
             )
             for number, port in enumerate(ports, 1)
         ]
     )
+
+
+def certified(directory: Path, node_id: str, recipe: str = "both") -> TlsFiles:
+    """A node's files, each time with a new certificate and key."""
+    return write(directory / f"{node_id}-tls", bake(recipe, node_id))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """How long a take-over lasts, seen by a client that goes on asking.
 
-python -m tests.end_to_end.takeover [--trials 20] [kill|stop|cut|transfer ...]
+python -m tests.end_to_end.takeover [--trials 20] [--tls] [kill|stop|cut ...]
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from random import Random
 
 from nefia.errors import NefiaError
-from tests.end_to_end.cluster import Cluster, Daemon, new_cluster
+from tests.end_to_end.cluster import Cluster, Daemon, certified, new_cluster
 from tests.end_to_end.namespaces import Hosts
 
 LIMIT_SECONDS = 20.0
@@ -39,10 +40,16 @@ def next_change(cluster: Cluster, *, without: Daemon) -> float:
 
 
 @contextmanager
-def form_on_hosts(directory: Path, hosts: Hosts) -> Iterator[Cluster]:
+def form_on_hosts(directory: Path, hosts: Hosts, *, tls: bool = False) -> Iterator[Cluster]:
     """One node on each host."""
     daemons = [
-        Daemon(directory, f"node-{number}", f"{address}:9700", prefix=hosts.prefix(number - 1))
+        Daemon(
+            directory,
+            f"node-{number}",
+            f"{address}:9700",
+            prefix=hosts.prefix(number - 1),
+            tls=certified(directory, f"node-{number}") if tls else None,
+        )
         for number, address in enumerate(hosts.addresses, 1)
     ]
     with Cluster(daemons) as cluster:
@@ -72,12 +79,12 @@ def _trial(kind: str, cluster: Cluster, hosts: Hosts | None) -> float:
     return seconds
 
 
-def measure(kind: str, trials: int) -> list[float]:
+def measure(kind: str, trials: int, tls: bool) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="nefia-") as name:
         if kind == "cut":
-            with Hosts(3) as hosts, form_on_hosts(Path(name), hosts) as cluster:
+            with Hosts(3) as hosts, form_on_hosts(Path(name), hosts, tls=tls) as cluster:
                 return [_trial(kind, cluster, hosts) for _ in range(trials)]
-        with new_cluster(Path(name)) as cluster:
+        with new_cluster(Path(name), tls=tls) as cluster:
             cluster.form()
             return [_trial(kind, cluster, None) for _ in range(trials)]
 
@@ -86,15 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=["kill", "stop", "cut"])
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--tls", action="store_true", help="once without TLS and once with it")
     asked = parser.parse_args()
     print("| the leader is | trials | min | median | worst |")
     print("|---|---|---|---|---|")
-    for kind in asked.kinds:
-        times = [seconds * 1000 for seconds in measure(kind, asked.trials)]
+    for kind, tls in product(asked.kinds, (False, True) if asked.tls else (False,)):
+        times = [seconds * 1000 for seconds in measure(kind, asked.trials, tls)]
         median = statistics.median(times)
         print(
-            f"| {kind} | {len(times)} | {min(times):.0f} ms | {median:.0f} ms "
-            f"| {max(times):.0f} ms |",
+            f"| {kind}{', TLS' if tls else ''} | {len(times)} | {min(times):.0f} ms "
+            f"| {median:.0f} ms | {max(times):.0f} ms |",
             flush=True,
         )
 

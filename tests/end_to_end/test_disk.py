@@ -104,6 +104,28 @@ def test_a_leader_with_a_full_disk_makes_way(place: Path) -> None:
             first.kill()
 
 
+@needs_mount
+def test_a_follower_with_a_full_disk_holds_nobody_up_and_comes_back(place: Path) -> None:
+    cluster: Cluster
+    with new_cluster(place) as cluster:
+        *others, last = cluster.daemons
+        with small_disk(last.state_dir / "cluster"):
+            cluster.form()
+            ballast = last.state_dir / "cluster" / "ballast"
+            ballast.write_bytes(b"\0" * (16 << 20))
+            leader = cluster.wait_leader()
+            assert leader in others
+            pushed = [leader.call("queue_push", payload=PAYLOAD)["task"]["id"] for _ in range(200)]
+            until(lambda: "No room left" in last.log_text, "its disk is full")
+            assert cluster.leader() is leader
+            pushed.append(leader.call("queue_push", payload="still")["task"]["id"])
+            ballast.unlink()
+            cluster.wait_healthy()
+            cluster.wait_equal()
+            assert {task["id"] for task in all_tasks(last)} == set(pushed)
+            last.kill()
+
+
 @contextmanager
 def hung_disk(daemon: Daemon) -> Iterator[None]:
     """Every sync that the daemon begins takes for ever, until the end of the context."""
