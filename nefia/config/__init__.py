@@ -10,12 +10,15 @@ from nefia.config.loader import default, load, state_dir_for_client
 from nefia.config.places import find_config, require_config, resolve_state_dir
 from nefia.config.reference import reference_markdown
 from nefia.config.schema import ClusterConfig, Config, PeerConfig, RaftConfig
+from nefia.config.services import EXTERNAL_KINDS, ServiceConfig
 
 __all__ = [
+    "EXTERNAL_KINDS",
     "ClusterConfig",
     "Config",
     "PeerConfig",
     "RaftConfig",
+    "ServiceConfig",
     "default",
     "find_config",
     "load",

@@ -17,6 +17,9 @@ from nefia.config.schema import ClusterConfig, Config
 from nefia.errors import TLSFailed
 from nefia.units import format_duration
 
+MIN_STOP_BUDGET = 0.2
+"""Seconds between the end of a lease and the earliest successor: what services have to stop in."""
+
 
 @frozen
 class Finding:
@@ -66,6 +69,29 @@ def _timeouts(config: Config) -> Iterator[Finding]:
             f"{format_duration(raft.election_timeout)}; write a shorter {heartbeat} or a "
             f"longer {election}",
         )
+
+
+def _stop_budget(config: Config) -> Iterator[Finding]:
+    raft = config.cluster.raft
+    budget = raft.heartbeat_timeout - raft.leader_lease
+    if config.services and raft.leader_lease < raft.heartbeat_timeout and budget < MIN_STOP_BUDGET:
+        yield Finding(
+            ("cluster.raft.leader_lease", "cluster.raft.heartbeat_timeout", "services"),
+            f"leaves {format_duration(budget)} until heartbeat_timeout; services need at least "
+            f"{format_duration(MIN_STOP_BUDGET)} to stop once the lease is lost, so write a "
+            "shorter leader_lease or a longer heartbeat_timeout",
+        )
+
+
+def _service_names(config: Config) -> Iterator[Finding]:
+    first_with: dict[str, int] = {}
+    for number, service in enumerate(config.services):
+        if service.name in first_with:
+            yield Finding(
+                (f"services[{number}].name",),
+                f'"{service.name}" is also the name of services[{first_with[service.name]}]',
+            )
+        first_with.setdefault(service.name, number)
 
 
 def _peers(config: Config) -> Iterator[Finding]:
@@ -143,6 +169,8 @@ def _admin_group(config: Config) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _needed_if_enabled,
     _timeouts,
+    _stop_budget,
+    _service_names,
     _peers,
     _tls,
     _admin_group,

@@ -6,7 +6,7 @@ Types are strict: `500` is not a duration and `yes` is not true.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -68,14 +68,31 @@ class Items:
 
 
 @frozen
-class Reserved:
-    """A list that has to be empty in this version; `refusal` says why and what to write."""
+class Variants:
+    """A list of at most `limit` mappings; the key `by` of each says of which class it is."""
 
-    refusal: str
-    description = "empty list"
+    by: str
+    classes: Mapping[str, type]
+    limit: int
+
+    @property
+    def description(self) -> str:
+        return f"list, at most {self.limit}"
 
 
-AnyKind: TypeAlias = Kind | Section | Items | Reserved
+@frozen
+class Texts:
+    """A list of at most `limit` single values, all of the kind `of`."""
+
+    of: Kind
+    limit: int
+
+    @property
+    def description(self) -> str:
+        return f"list of {self.of.description}, at most {self.limit}"
+
+
+AnyKind: TypeAlias = Kind | Section | Items | Variants | Texts
 
 
 def parse_node_id(text: str) -> str:
@@ -212,6 +229,18 @@ DIAL_ADDRESS = Kind("address", _dialable)
 def optional(kind: Kind, *, absent: object) -> Kind:
     """`kind`, or the empty text, which stands for the value `absent`."""
     return Kind(kind.description, lambda raw: absent if raw == "" else kind.convert(raw))
+
+
+def one_of(*words: str) -> Kind:
+    """One of a few words."""
+    wanted = " or ".join(words)
+
+    def convert(raw: Scalar) -> str:
+        if raw not in words:
+            raise WrongValue(f"{shown(raw)} is none of them; write {wanted}")
+        return str(raw)
+
+    return Kind(wanted, convert)
 
 
 def whole_number(smallest: int, largest: int) -> Kind:

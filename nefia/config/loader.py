@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nefia.config.checks import check
 from nefia.config.places import SYSTEM_STATE_DIR, Environment, find_config, resolve_state_dir
 from nefia.config.reader import Report, Values, read_file
 from nefia.config.schema import ClusterConfig, Config, PeerConfig, RaftConfig
+from nefia.config.services import KINDS, ServiceConfig
+from nefia.config.settings import settings_of
 from nefia.errors import Permission
 
 
@@ -78,5 +81,20 @@ def _build(
     }
     return Config(
         **values
-        | {"path": path, "state_dir": state_dir, "cluster": ClusterConfig(**cluster | settled)}
+        | {
+            "path": path,
+            "state_dir": state_dir,
+            "cluster": ClusterConfig(**cluster | settled),
+            "services": tuple(_services(values.get("services", ()))),
+        }
     )
+
+
+def _services(sections: Iterable[Values]) -> Iterator[ServiceConfig]:
+    """Without those that lack what they need: their mistakes are reported already."""
+    for values in sections:
+        of = KINDS.get(values.get("kind", ""))
+        if of is not None:
+            needed = {name for name, each in settings_of(of).items() if each.default is None}
+            if needed <= values.keys():
+                yield of(**values)

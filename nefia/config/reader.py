@@ -17,15 +17,17 @@ from nefia.config.kinds import (
     AnyKind,
     Items,
     Kind,
-    Reserved,
     Scalar,
     Section,
+    Texts,
     Unusual,
+    Variants,
     WrongValue,
     printable,
     shown,
 )
-from nefia.config.schema import Config, Setting, all_settings, settings_of
+from nefia.config.schema import Config
+from nefia.config.settings import Setting, all_settings, settings_of
 from nefia.errors import InvalidConfiguration, Permission
 from nefia.units import format_size
 
@@ -192,11 +194,20 @@ def _value(kind: AnyKind, node: Node, key: str, report: Report) -> object:
         case Section(of):
             return _section(of, node, key, report)
         case Items():
-            return _items(kind, node, key, report)
-        case Reserved(refusal):
-            if _elements(node):
-                raise WrongValue(refusal)
-            return ()
+            return tuple(
+                _section(kind.of, item, inner, report)
+                for inner, item in _items(node, kind.limit, key, report)
+            )
+        case Variants():
+            return tuple(
+                _variant(kind, item, inner, report)
+                for inner, item in _items(node, kind.limit, key, report)
+            )
+        case Texts():
+            return tuple(
+                kind.of.convert(_scalar(item, kind.of))
+                for _, item in _items(node, kind.limit, key, report)
+            )
         case Kind():
             value = kind.convert(_scalar(node, kind))
             # Relative to the file, since a daemon's working directory is anyone's guess.
@@ -205,16 +216,34 @@ def _value(kind: AnyKind, node: Node, key: str, report: Report) -> object:
             assert_never(kind)
 
 
-def _items(kind: Items, node: Node, key: str, report: Report) -> tuple[Values, ...]:
+def _items(node: Node, limit: int, key: str, report: Report) -> Iterator[tuple[str, Node]]:
+    """Each item of a list with its full name."""
     nodes = _elements(node)
-    if len(nodes) > kind.limit:
-        raise WrongValue(f"has {len(nodes)} items; write at most {kind.limit}")
-    items = []
+    if len(nodes) > limit:
+        raise WrongValue(f"has {len(nodes)} items; write at most {limit}")
     for number, item in enumerate(nodes):
         inner = f"{key}[{number}]"
         report.lines[inner] = item.start_mark.line + 1
-        items.append(_section(kind.of, item, inner, report))
-    return tuple(items)
+        yield inner, item
+
+
+def _variant(kind: Variants, node: Node, key: str, report: Report) -> Values:
+    """The section that its own `by` key names; without one nothing else can be judged."""
+    from ruamel.yaml.nodes import MappingNode
+
+    name = _joined(key, kind.by)
+    wanted = f"write one of {', '.join(kind.classes)}"
+    pairs = node.value if isinstance(node, MappingNode) else []
+    for key_node, value in pairs:
+        if key_node.value == kind.by:
+            of = kind.classes.get(str(value.value))
+            if of is not None:
+                return _section(of, node, key, report)
+            report.lines[name] = key_node.start_mark.line + 1
+            report.add(name, f"{shown(str(value.value))} is unknown; {wanted}")
+            return {}
+    report.add(name, f"is missing; {wanted}")
+    return {}
 
 
 def _elements(node: Node) -> list[Node]:

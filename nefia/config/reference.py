@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nefia.config.kinds import Kind, Scalar, shown
-from nefia.config.schema import Config, Setting, all_settings
+from nefia.config.schema import Config
+from nefia.config.settings import Setting, all_settings
 
 
 def reference_markdown() -> str:

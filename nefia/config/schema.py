@@ -5,11 +5,9 @@ The classes are the one table: the reader, the checks and docs/configuration.md 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from attrs import field, fields, frozen
+from attrs import field, frozen
 
 from nefia.config.kinds import (
     BIND_ADDRESS,
@@ -18,16 +16,15 @@ from nefia.config.kinds import (
     NODE_ID,
     PATH,
     TEXT,
-    AnyKind,
     Items,
-    Kind,
-    Reserved,
-    Scalar,
     Section,
+    Variants,
     duration,
     optional,
     whole_number,
 )
+from nefia.config.services import KINDS, MAX_SERVICES, ServiceConfig
+from nefia.config.settings import described, setting
 
 MAX_PEERS = 100
 SHORTEST = "10ms"
@@ -43,48 +40,6 @@ MAX_CONNECTIONS_PER_PEER = 16
 MAX_SESSION_MINUTES = 366 * 24 * 60
 SHORTEST_RETENTION = "1m"
 LONGEST_RETENTION = "8760h"
-
-_SETTING = "nefia setting"
-
-
-@frozen
-class Setting:
-    """One key. `default` is as it would stand in the file; None where the key must be given."""
-
-    kind: AnyKind
-    default: Scalar | None
-    doc: str
-
-
-def described(kind: AnyKind, default: Scalar | None, doc: str) -> dict[str, object]:
-    """The metadata of a field that the reader cannot fill by itself."""
-    return {_SETTING: Setting(kind, default, doc)}
-
-
-def setting(kind: Kind, default: Scalar, doc: str) -> Any:
-    """A field of one value that has the same default in the file and in the program."""
-    return field(default=kind.convert(default), metadata=described(kind, default, doc))
-
-
-def settings_of(section: type) -> dict[str, Setting]:
-    """The keys of a section, in order."""
-    return {
-        attribute.name: attribute.metadata[_SETTING]
-        for attribute in fields(section)
-        if _SETTING in attribute.metadata
-    }
-
-
-def all_settings(section: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
-    """Every key within a section, under its full name; `[]` stands for each item of a list."""
-    for name, each in settings_of(section).items():
-        yield prefix + name, each
-        match each.kind:
-            case Section(of):
-                yield from all_settings(of, f"{prefix}{name}.")
-            case Items(of):
-                yield from all_settings(of, f"{prefix}{name}[].")
-
 
 _ELECTION = duration(SHORTEST, LONGEST_ELECTION)
 _TIMEOUT = duration(SHORTEST, LONGEST_TIMEOUT)
@@ -254,11 +209,11 @@ class Config:
         "How long the queue keeps finished tasks; those with a key at least 24 h. The leader's "
         "counts, so it should be equal on all nodes.",
     )
-    services: tuple[()] = field(
+    services: tuple[ServiceConfig, ...] = field(
         default=(),
         metadata=described(
-            Reserved("this version runs no services yet; write services: [] or leave the key out"),
+            Variants("kind", KINDS, MAX_SERVICES),
             "",
-            "Leader services. This version runs none yet, so the list has to be empty.",
+            "What the leader runs, in this order; it stops in reverse. The same on every node.",
         ),
     )

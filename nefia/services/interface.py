@@ -1,0 +1,122 @@
+"""What the supervisor asks of a service, and of the guard.
+
+Two things end a service: a planned stop, for which there is `stop_timeout`, and the end of the
+lease, after which it must be gone within the stop budget (`heartbeat_timeout - leader_lease`),
+half of it for its own manners, the rest for force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from nefia.config import ServiceConfig
+from nefia.errors import NefiaError
+
+
+class State(Enum):
+    """Of one service on this node, as `nefia service list` shows it."""
+
+    STOPPED = "stopped"
+    WAITING = "waiting"
+    """For the tenure to begin, or for its next attempt."""
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@frozen
+class Tenure:
+    """The right to run services, from `acquired(term)` to the end of the lease.
+
+    `term` is the fencing token. `reason` says in a clause why this node leads.
+    """
+
+    node_id: str
+    cluster_id: str
+    term: int
+    reason: str
+
+    def environment(self, role: str) -> dict[str, str]:
+        """What every command gets besides the guard's own environment (SPEC 9)."""
+        return {
+            "NEFIA_NODE_ID": self.node_id,
+            "NEFIA_CLUSTER_ID": self.cluster_id,
+            "NEFIA_ROLE": role,
+            "NEFIA_TERM": str(self.term),
+            "NEFIA_REASON": self.reason,
+        }
+
+
+class ServiceFailed(NefiaError):
+    """A service did not start, or ended by itself. The message says which and why."""
+
+    code = "service_failed"
+
+
+class GuardLost(NefiaError):
+    """The guard has gone, or refuses: without it nothing external may run, so nobody leads here."""
+
+    code = "guard_lost"
+
+
+class Service(Protocol):
+    """One service of this node. The supervisor calls one method at a time, but for `fence`."""
+
+    config: ServiceConfig
+
+    async def start(self, tenure: Tenure) -> None:
+        """Return once it is ready. Raises ServiceFailed; cancelled at `start_timeout`."""
+
+    async def failed(self) -> ServiceFailed:
+        """Return when it has ended by itself after `start`; for ever, if it cannot."""
+
+    async def stop(self, reason: str) -> None:
+        """Stop in good order, and return when it is gone. Cancelled when its time is over."""
+
+    def fence(self) -> None:
+        """End it at once and by force, without waiting. Idempotent; also right if not started."""
+
+    async def reload(self) -> None:
+        """Take up changed files without an interruption. Raises ServiceFailed."""
+
+    def status(self) -> dict[str, Any]:
+        """What its kind has to show besides its state, for status and `service list`."""
+
+
+class Guard(Protocol):
+    """The guard process, as its daemon sees it. All times on CLOCK_BOOTTIME, in seconds.
+
+    A lease end is acted on only once the guard has acknowledged it (`lease_end`).
+    """
+
+    @property
+    def lease_end(self) -> float:
+        """The newest that the guard has acknowledged; -infinity if none is."""
+
+    on_lease: Callable[[float], None]
+    """Called with each newly acknowledged lease end."""
+
+    async def begin(self, term: int, lease_end: float, stop_budget: float) -> None:
+        """A tenure begins; returns once the guard has agreed.
+
+        Raises GuardLost if it is not there, still cleans up, or has ended that term already.
+        """
+
+    def renew(self, lease_end: float) -> None:
+        """Tell it a later lease end; it answers through `on_lease`. Never waits."""
+
+    def end(self, reason: str) -> None:
+        """The tenure is over now: all external services have the short budget. Never waits."""
+
+    async def ended(self) -> None:
+        """Return once nothing external runs any more."""
+
+    async def lost(self) -> GuardLost:
+        """Return when the guard has gone."""
+
+    def service(self, config: ServiceConfig) -> Service:
+        """The service of an external kind that this guard runs."""
