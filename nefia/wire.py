@@ -339,6 +339,7 @@ RECORDS: Codec[Record] = Codec(
         3: records.Task,
         4: records.Request,
         5: records.Event,
+        6: records.Memory,
     }
 )
 """What snapshots hold."""

@@ -44,9 +44,15 @@ MESSAGE_EXAMPLES: tuple[m.Message, ...] = (
     m.PreVote(**LINE, round=4, last_log_index=9, last_log_term=2),
     m.PreVoteReply(**LINE, round=4, granted=False, removed_by=12),
     m.RequestVote(**LINE, last_log_index=9, last_log_term=2, transfer=True),
-    m.VoteReply(**LINE, granted=True),
+    m.VoteReply(**LINE, granted=True, tenure_left_ms=700),
     m.AppendEntries(
-        **LINE, prev_log_index=7, prev_log_term=2, entries=ENTRIES, commit_index=6, round=70_000
+        **LINE,
+        prev_log_index=7,
+        prev_log_term=2,
+        entries=ENTRIES,
+        commit_index=6,
+        round=70_000,
+        tenure_ms=1000,
     ),
     m.AppendReply(**LINE, round=2**40, success=False, prev_log_index=7, hint_index=5, hint_term=1),
     m.InstallSnapshot(**LINE, snapshot=SNAPSHOT, round=5),
@@ -74,6 +80,9 @@ COMMAND_EXAMPLES: tuple[c.Command, ...] = (
     c.BeginRestore("r-1", 1_000, 3, 2**41, 1_001, 0),
     c.RestorePart("r-1", 0, b"\x90", b"\x90"),
     c.EndRestore("r-1", 1, 2**42),
+    c.AcquireTenure(7),
+    c.ReleaseTenure(7),
+    c.Remember("wg0", "key=", "192.0.2.7:51820"),
 )
 
 CHANGE_EXAMPLES = tuple(Change(1_234_567, "r-1", command) for command in COMMAND_EXAMPLES)

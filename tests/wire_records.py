@@ -7,6 +7,7 @@ from typing import Any
 from nefia.state.records import (
     Counters,
     Event,
+    Memory,
     Outcome,
     Record,
     Refusal,
@@ -65,9 +66,10 @@ OUTCOMES: tuple[Outcome, ...] = (
 )
 
 RECORDS: tuple[Record, ...] = (
-    Counters(90, 80_000, 12, 2**41, 80_001, 3, 3_600_000, 60_000),
+    Counters(90, 80_000, 12, 2**41, 80_001, 3, 3_600_000, 60_000, 2, True),
     SESSION,
     *(task(number, state) for number, state in enumerate(TaskState, 1)),
     *(Request(f"r-{n}", b"\x01" * 16, 3_680_000, each) for n, each in enumerate(OUTCOMES)),
     Event(3, 9, 2, "elected", "node-1", "it timed out", "", 500, 1_790_000_000_000),
+    Memory("wg0", "key=", "192.0.2.7:51820", 700),
 )

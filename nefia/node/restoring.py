@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from attrs import evolve
 
 from nefia.errors import DataDamaged
 from nefia.raft.effects import Write
@@ -27,7 +28,7 @@ async def restore(store: LogStore) -> tuple[HardState, Log, Machine]:
         # leader, or because it was written sooner than the entries. The log begins anew behind it.
         # The term of the snapshot may be new here too, and then no vote was given in it.
         newer = place.term > stored.hard_state.term
-        hard_state = HardState(place.term) if newer else None
+        hard_state = evolve(stored.hard_state, term=place.term, vote=None) if newer else None
         await store.write(Write(0, hard_state=hard_state, snapshot=place))
         stored = await store.load(MEMORY_BYTES)
         log = log_of(stored)

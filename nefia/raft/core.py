@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import assert_never
 
+from attrs import evolve
+
 from nefia.errors import NotLeader
 from nefia.raft import invariants
 from nefia.raft.configuration import Configuration
@@ -50,6 +52,7 @@ from nefia.raft.messages import (
 from nefia.raft.options import Options
 from nefia.raft.outbox import Outbox
 from nefia.raft.roles import TRANSITIONS, Role
+from nefia.raft.tenure import left_ms
 
 BOOTSTRAP_ENTRY_TERM = 1
 MAX_HAND_OVER_BYTES = 1024 * 1024
@@ -63,8 +66,9 @@ class Raft:
     `instance` is that of its data directory (see `Member`), empty if it is known by none.
     `hard_state`, `log`: see their classes. `commit_index` never decreases; `applied_index` is how
     far committed entries were handed to the driver, and never exceeds it. `leader_id` is whom this
-    node takes for the leader of its term, `heard_at` when it last heard it. `cluster_ms` is set by
-    the driver and carried in the leader's messages. `campaign_reason`: why this node first
+    node takes for the leader of its term, `heard_at` when it last heard it. `contact_at`: when
+    it last heard any leader, ceased to lead or was started. `cluster_ms` is set by the driver and
+    carried in the leader's messages. `campaign_reason`: why this node first
     campaigned since it last followed a leader.
     """
 
@@ -92,6 +96,7 @@ class Raft:
         self.leader: Leader | None = None
         self.leader_id: str | None = None
         self.heard_at = -math.inf
+        self.contact_at = now
         self.cluster_ms = 0
         self.campaign_reason = ""
         self.halted = False
@@ -135,6 +140,11 @@ class Raft:
         """Whether a write takes so long that this node must not lead: it cannot even vote."""
         since = self.durability.out_since
         return since is not None and self.now - since >= self.options.heartbeat_timeout
+
+    @property
+    def tenure_left_ms(self) -> int:
+        """For so long services of an earlier leader may run, as far as this node can tell."""
+        return left_ms(self.hard_state.tenure_ms, self.now - self.contact_at)
 
     def votes_in(self, configuration: Configuration) -> bool:
         """Whether this node, and not an earlier one of its name, is a voter there."""
@@ -257,7 +267,7 @@ class Raft:
         if not self._observe(now):
             return
         if self.role is Role.CANDIDATE and self.durability.hard_state_is_durable:
-            self.election.count_vote(self.node_id, True)
+            self.election.count_own_vote()
         if self.leader:
             self.leader.persisted()
 
@@ -424,6 +434,8 @@ class Raft:
     def _become(self, role: Role, reason: str, leader_id: str | None) -> None:
         assert role in TRANSITIONS[self.role], f"{self.role} to {role}"
         old, self.role = self.role, role
+        if old is Role.LEADER:
+            self.contact_at = self.now
         if old is not role:
             self.notice(RoleChanged(old, role, self.term, leader_id, reason))
         if leader_id != self.leader_id:
@@ -435,7 +447,7 @@ class Raft:
     def become_follower(self, term: int, leader_id: str | None, reason: str) -> None:
         """Follow `leader_id`, or nobody yet."""
         if term > self.term:
-            self._set_hard_state(HardState(term, None))
+            self._set_hard_state(evolve(self.hard_state, term=term, vote=None))
         old = self.role
         if leader_id is not None or old is Role.LEADER:
             self.campaign_reason = ""
@@ -455,7 +467,13 @@ class Raft:
     def become_candidate(self, reason: str, *, transfer: bool = False) -> None:
         if transfer:
             self.campaign_reason = reason
-        self._set_hard_state(HardState(self.term + 1, self.node_id))
+        self._set_hard_state(
+            HardState(
+                self.term + 1,
+                self.node_id,
+                max(self.hard_state.tenure_ms, self.options.tenure_ms),
+            )
+        )
         self._become(Role.CANDIDATE, reason, None)
         self.election.ask_votes(transfer=transfer)
 
@@ -469,7 +487,7 @@ class Raft:
         """Give this term's one vote (paper 5.2)."""
         assert self.hard_state.vote in (None, candidate)
         if self.hard_state.vote is None:
-            self._set_hard_state(HardState(self.term, candidate))
+            self._set_hard_state(evolve(self.hard_state, vote=candidate))
 
     def _set_hard_state(self, hard_state: HardState) -> None:
         assert hard_state.term >= self.term
@@ -504,10 +522,10 @@ class Raft:
             case PreVoteReply():
                 self._on_pre_vote_reply(message)
             case AppendEntries():
-                self._hear_leader(message.sender)
+                self._hear_leader(message)
                 self._follower.on_append_entries(message)
             case InstallSnapshot():
-                self._hear_leader(message.sender)
+                self._hear_leader(message)
                 self._follower.on_install_snapshot(message)
             case TimeoutNow():
                 self.election.on_timeout_now(message)
@@ -534,10 +552,13 @@ class Raft:
             case _:
                 pass
 
-    def _hear_leader(self, leader_id: str) -> None:
+    def _hear_leader(self, message: AppendEntries | InstallSnapshot) -> None:
+        leader_id = message.sender
         assert self.leader is None, "two leaders in one term"
         assert self.leader_id in (None, leader_id), "two leaders in one term"
         if self.role is not Role.FOLLOWER or self.leader_id is None:
             self.become_follower(self.term, leader_id, f"{leader_id} leads")
-        self.heard_at = self.now
+        self.heard_at = self.contact_at = self.now
+        if message.tenure_ms > self.hard_state.tenure_ms:  # durable before this is answered
+            self._set_hard_state(evolve(self.hard_state, tenure_ms=message.tenure_ms))
         self.election.leader_heard()

@@ -6,6 +6,7 @@ nobody raises its term before a majority has said, by pre-votes, that it could w
 
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,13 @@ class Election:
     `due`: when, on this node's clock, it campaigns unless it hears a leader before.
     `leader_lost`: the process of the leader that was heard last has ended, as far as this node can
     tell (SPEC 5).
+    `clear_at`: when the tenures of earlier leaders are over, as far as the votes so far say.
     """
 
     def __init__(self, raft: Raft, random: Random) -> None:
         self.due = raft.now
         self.leader_lost = False
+        self.clear_at = -math.inf
         self._raft = raft
         self._random = random
         self._campaign: _Campaign | None = None
@@ -113,6 +116,15 @@ class Election:
         return raft.leader is not None or (heard_lately and not self.leader_lost)
 
     @property
+    def tally(self) -> tuple[str, dict[str, bool]] | None:
+        """What is asked now, for people, and who has granted it or not; None while nothing is."""
+        campaign = self._campaign
+        if campaign is None:
+            return None
+        kind = "pre-vote" if isinstance(campaign.question, PreVote) else "vote"
+        return kind, dict(campaign.votes)
+
+    @property
     def reason(self) -> str:
         """Why this node campaigns, for people."""
         raft = self._raft
@@ -139,7 +151,7 @@ class Election:
         self.count_vote(raft.node_id, True)
 
     def ask_votes(self, *, transfer: bool) -> None:
-        """Its own vote counts like everyone else's, once it is durable: `Raft.persisted`."""
+        """Its own vote counts once it is durable: `Raft.persisted`."""
         raft = self._raft
         self._ask(
             RequestVote(
@@ -154,6 +166,7 @@ class Election:
 
     def _ask(self, question: PreVote | RequestVote) -> None:
         self._campaign = _Campaign(question)
+        self.clear_at = -math.inf
         spread = self._random.uniform(0, ELECTION_SPREAD)
         self.due = self._raft.now + self._raft.options.election_timeout * (1 + spread)
         for voter in sorted(self._voters - {self._raft.node_id}):
@@ -188,7 +201,15 @@ class Election:
 
     def on_vote_reply(self, message: VoteReply) -> None:
         if self._raft.role is Role.CANDIDATE:  # a late answer is no pre-vote
-            self.count_vote(message.sender, message.granted)
+            self._count_real_vote(message.sender, message.granted, message.tenure_left_ms)
+
+    def count_own_vote(self) -> None:
+        """It is durable: it counts like everyone else's."""
+        self._count_real_vote(self._raft.node_id, True, self._raft.tenure_left_ms)
+
+    def _count_real_vote(self, voter: str, granted: bool, tenure_left_ms: int) -> None:
+        self.clear_at = max(self.clear_at, self._raft.now + tenure_left_ms / 1000)
+        self.count_vote(voter, granted)
 
     def on_timeout_now(self, message: TimeoutNow) -> None:
         if message.sender == self._raft.leader_id and self.may_campaign:
@@ -236,6 +257,10 @@ class Election:
         raft = self._raft
         raft.send(
             VoteReply(
-                sender=raft.node_id, recipient=message.sender, term=raft.term, granted=granted
+                sender=raft.node_id,
+                recipient=message.sender,
+                term=raft.term,
+                granted=granted,
+                tenure_left_ms=raft.tenure_left_ms,
             )
         )

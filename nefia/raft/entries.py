@@ -34,11 +34,13 @@ class HardState:
     """What must be durable before any message that rests on it (paper, figure 2).
 
     `term` never decreases. `vote` is whom this node voted for in `term`; within a term it is set
-    once and never changed.
+    once and never changed. `tenure_ms` is the longest that a leader was ever said to have
+    (`raft.tenure`), and never decreases.
     """
 
     term: int = 0
     vote: str | None = None
+    tenure_ms: int = 0
 
 
 @frozen

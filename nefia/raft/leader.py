@@ -88,6 +88,8 @@ class Leader:
         self.raft = raft
         self.term_start = raft.log.last_index + 1
         self.began_at = raft.now
+        self.clear_at = raft.election.clear_at
+        """When the tenures of all earlier leaders are over (`raft.tenure`)."""
         self.rounds = Rounds()
         self.progress: dict[str, Progress] = {}
         self._departures: dict[str, _Departure] = {}
@@ -256,6 +258,7 @@ class Leader:
                 commit_index=self.raft.commit_index,
                 round=self.rounds.latest,
                 cluster_ms=self.raft.cluster_ms,
+                tenure_ms=self.raft.options.tenure_ms,
             )
         )
         if entries:
@@ -340,6 +343,7 @@ class Leader:
                 term=self.raft.term,
                 snapshot=snapshot,
                 round=self.rounds.latest,
+                tenure_ms=self.raft.options.tenure_ms,
             )
         )
 

@@ -59,7 +59,10 @@ class RequestVote(_Message):
 
 @frozen(kw_only=True)
 class VoteReply(_Message):
+    """`tenure_left_ms`: for so long services of an earlier leader may still run (`raft.tenure`)."""
+
     granted: bool
+    tenure_left_ms: int = 0
 
 
 @frozen(kw_only=True)
@@ -69,6 +72,7 @@ class AppendEntries(_Message):
     `round` was begun by the leader before this was sent; the reply echoes it, which proves that
     the follower still took the sender for its leader after that moment (6.4, SPEC 5).
     `cluster_ms` is the leader's cluster time, which the core carries and does not look at.
+    `tenure_ms` is the leader's tenure (`raft.tenure`).
     """
 
     prev_log_index: int
@@ -77,6 +81,7 @@ class AppendEntries(_Message):
     commit_index: int
     round: int
     cluster_ms: int = 0
+    tenure_ms: int = 0
 
 
 @frozen(kw_only=True)
@@ -104,6 +109,7 @@ class InstallSnapshot(_Message):
 
     snapshot: SnapshotMeta
     round: int
+    tenure_ms: int = 0
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from attrs import field, frozen
 
 HEARTBEATS_PER_LEASE = 5
@@ -35,6 +37,16 @@ class Options:
     @leader_lease.validator
     def _lease_ends_before_others_elect(self, _attribute: object, value: float) -> None:
         assert 0 < value < self.heartbeat_timeout
+
+    @property
+    def stop_budget(self) -> float:
+        """What services have to stop in once the lease has ended (SPEC 1)."""
+        return self.heartbeat_timeout - self.leader_lease
+
+    @property
+    def tenure_ms(self) -> int:
+        """Lease plus stop budget: see `tenure`."""
+        return math.ceil((self.leader_lease + self.stop_budget) * 1000)
 
     @property
     def heartbeat_interval(self) -> float:

@@ -17,6 +17,8 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 DEFAULT_QUEUE = "default"
+OWN_QUEUE_PREFIX = "_"
+"""Of the names of nefia's own queues: only who asks for such a queue by its name gets of it."""
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_RETENTION_MS = 24 * 3_600_000
@@ -205,6 +207,29 @@ class EndRestore(_Command, frozen=True, tag=17):
     first: int
 
 
+class AcquireTenure(_Command, frozen=True, tag=18):
+    """The leader of `term` is about to run the services (SPEC 9); it needs the level `SERVICES`."""
+
+    term: int
+
+
+class ReleaseTenure(_Command, frozen=True, tag=19):
+    """The leader of `term` has stopped all its services, so its successor need not wait."""
+
+    term: int
+
+
+class Remember(_Command, frozen=True, tag=20):
+    """Something that a service has learned and its successor elsewhere should know.
+
+    A WireGuard peer's endpoint, for instance. An empty `value` forgets it.
+    """
+
+    service: str
+    key: str
+    value: str
+
+
 Command: TypeAlias = (
     OpenSession
     | TouchSession
@@ -223,6 +248,9 @@ Command: TypeAlias = (
     | BeginRestore
     | RestorePart
     | EndRestore
+    | AcquireTenure
+    | ReleaseTenure
+    | Remember
 )
 
 

@@ -17,5 +17,8 @@ HISTORY = 1
 RESTORE = 1
 """`BeginRestore` and what follows it, another state in place of the present one."""
 
+SERVICES = 1
+"""`AcquireTenure`, `ReleaseTenure` and `Remember`, without which a leader runs no services."""
+
 RETENTION = 1
 """`SetRetention`, how long the leader's configuration has finished tasks kept."""

@@ -37,6 +37,8 @@ MAX_PUSH_BYTES = 1024 * 1024
 MAX_CLAIM_TASKS = 1_000
 MAX_RESTORE_PART_BYTES = 1024 * 1024
 MAX_PAGE_RECORDS = 1_000
+MAX_MEMORY_BYTES = 4096
+"""Of what a service has learned about one key."""
 MAX_PRIORITY = 1_000_000
 """Either side of 0."""
 MAX_DELAY_MS = 365 * DAY_MS
@@ -57,6 +59,7 @@ MAX_ANSWER_BYTES = 512 * 1024
 
 # Of the whole state.
 
+MAX_MEMORIES = 4_096
 MAX_SESSIONS = 100_000
 MAX_TASKS_BYTES = 4 * 1024**3
 """Of all tasks, finished ones too, as `Task.size_bytes` counts them: two million small ones."""
@@ -279,6 +282,17 @@ def _end_restore(command: commands.EndRestore) -> None:
     _name("restore_id", command.restore_id)
 
 
+def _tenure(command: commands.AcquireTenure | commands.ReleaseTenure) -> None:
+    if command.term < 1:
+        raise InvalidArgument("A term is at least 1.")
+
+
+def _remember(command: commands.Remember) -> None:
+    _name("service", command.service)
+    _at_most("key", len(command.key.encode()), MAX_KEY_BYTES)
+    _at_most("value", len(command.value.encode()), MAX_MEMORY_BYTES)
+
+
 _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.OpenSession: _open_session,
     commands.TouchSession: _one_session,
@@ -297,4 +311,7 @@ _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.BeginRestore: _begin_restore,
     commands.RestorePart: _restore_part,
     commands.EndRestore: _end_restore,
+    commands.AcquireTenure: _tenure,
+    commands.ReleaseTenure: _tenure,
+    commands.Remember: _remember,
 }

@@ -24,10 +24,12 @@ from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, hash_of
 from nefia.state.happenings import Happening, of_session, of_task
 from nefia.state.history import History
 from nefia.state.limits import task_number
-from nefia.state.queue import Queue
+from nefia.state.memory import Memories
+from nefia.state.queue import Queue, shared
 from nefia.state.records import (
     Counters,
     Event,
+    Memory,
     Outcome,
     QueueRates,
     QueueStats,
@@ -59,6 +61,7 @@ class Machine:
         tasks: Sequence[Task] = (),
         requests: Iterable[Request] = (),
         events: Iterable[Event] = (),
+        memories: Iterable[Memory] = (),
     ) -> None:
         self.applied_index = counters.applied_index
         self.time_ms = counters.time_ms
@@ -67,7 +70,12 @@ class Machine:
         self._queue = Queue(tasks, counters)
         self._requests = Requests(requests)
         self._history = History(events)
+        self._memories = Memories(memories)
+        self.tenure_term = counters.tenure_term
+        self.tenure_held = counters.tenure_held
         self._restoring: Restoring | None = None
+        self.replaced = 0
+        """How often another state has taken the place of this one: those who watch have missed it."""
         self._handlers = self._bound_handlers()
 
     def _bound_handlers(self) -> dict[type[Command], Callable[..., Outcome]]:
@@ -90,6 +98,9 @@ class Machine:
             commands.BeginRestore: self._begin_restore,
             commands.RestorePart: self._restore_part,
             commands.EndRestore: self._end_restore,
+            commands.AcquireTenure: self._acquire_tenure,
+            commands.ReleaseTenure: self._release_tenure,
+            commands.Remember: self._memories.remember,
         }
 
     # Changes.
@@ -176,11 +187,23 @@ class Machine:
         new.sessions.table.observe = self._sessions.table.observe
         self._sessions, self._queue, self._requests = new.sessions, new.queue, Requests(())
         self._handlers = self._bound_handlers()
+        self.replaced += 1
         self.time_ms = max(self.time_ms, new.begin.time_ms)
         return TimeOutcome()
 
     def _record_event(self, command: commands.RecordEvent, now: int) -> Outcome:
         return self._history.record(self.applied_index, now, command)
+
+    def _acquire_tenure(self, command: commands.AcquireTenure, _: int) -> Outcome:
+        """Terms in the log never go back, and neither does this."""
+        self.tenure_term, self.tenure_held = max(self.tenure_term, command.term), True
+        return TimeOutcome()
+
+    def _release_tenure(self, command: commands.ReleaseTenure, _: int) -> Outcome:
+        if command.term < self.tenure_term:
+            return Refusal("conflict", f"Term {self.tenure_term} has the services.")
+        self.tenure_held = False
+        return TimeOutcome()
 
     def skip(self, index: int) -> None:
         """Entry `index` changes nothing: a no-op."""
@@ -197,6 +220,7 @@ class Machine:
             + self._queue.table.digest()
             + self._requests.table.digest()
             + self._history.table.digest()
+            + self._memories.table.digest()
         )
         return f"{total % DIGEST_MODULUS:0{2 * DIGEST_BYTES}x}"
 
@@ -281,6 +305,10 @@ class Machine:
         """The newest events, up to `limit`, the oldest of them first."""
         return self._history.newest(limit)
 
+    def memories(self, service: str) -> dict[str, Memory]:
+        """What `service` has learned, by key in order."""
+        return self._memories.of(service)
+
     def watch(self, tell: Callable[[Happening], object] | None) -> None:
         """Call `tell` with what happens to a session or task from now on; None: no more."""
         if tell is None:
@@ -300,6 +328,7 @@ class Machine:
         tasks, requests = self._queue.table.snapshot(), self._requests.table.snapshot()
         sessions, session_ids = self._sessions.table.records, list(self._sessions.ids)
         events, event_numbers = self._history.table.records, self._history.numbers()
+        memories = self._memories.in_order()
         counters = self._counters()
 
         def records() -> Iterator[tuple[str, Record]]:
@@ -312,17 +341,23 @@ class Machine:
                 yield "request", without_texts(request, tasks.get)
             for number in event_numbers:
                 yield "event", events[number]
+            for _, memory in memories:
+                yield "memory", memory
 
         return records()
 
     @classmethod
     def from_records(cls, records: Iterable[tuple[str, Record]]) -> Machine:
-        """The machine whose `snapshot_records` these were. Raises DataDamaged if they are not."""
+        """The machine whose `snapshot_records` these were. Raises DataDamaged if they are not.
+
+        Nothing is kept twice, not even meanwhile: what is freed late is seldom given back.
+        """
         counters: Counters | None = None
         sessions: list[Session] = []
-        tasks: list[Task] = []
+        tasks: dict[int, Task] = {}
         requests: list[Request] = []
         events: list[Event] = []
+        memories: list[Memory] = []
         for _, record in records:
             match record:
                 case Counters():
@@ -330,16 +365,16 @@ class Machine:
                 case Session():
                     sessions.append(record)
                 case Task():
-                    tasks.append(record)
+                    tasks[record.number] = shared(record)
                 case Request():
-                    requests.append(record)
+                    requests.append(with_texts(record, tasks))
                 case Event():
                     events.append(record)
+                case Memory():
+                    memories.append(record)
         if counters is None:
             raise DataDamaged("The snapshot is incomplete: it holds no counters.")
-        by_number = {task.number: task for task in tasks}
-        whole = (with_texts(request, by_number) for request in requests)
-        return cls(counters, sessions, tasks, whole, events)
+        return cls(counters, sessions, tuple(tasks.values()), requests, events, memories)
 
     def _counters(self) -> Counters:
         queue = self._queue
@@ -353,6 +388,8 @@ class Machine:
             ready_before_task=before_task,
             task_retention_ms=queue.retention_ms,
             session_gc_ms=self._session_gc_ms,
+            tenure_term=self.tenure_term,
+            tenure_held=self.tenure_held,
         )
 
 

@@ -70,7 +70,7 @@ def backoff_ms(number: int, attempt: int) -> int:
     return half_ms + int.from_bytes(jitter) % (half_ms + 1)
 
 
-def _shared(task: Task) -> Task:
+def shared(task: Task) -> Task:
     """The same, with names that are kept once for all tasks that have them."""
     names = [intern(name) for name in (task.queue, task.host, task.worker)]
     return replace(task, queue=names[0], host=names[1], worker=names[2])
@@ -83,7 +83,6 @@ class Queue:
     """
 
     def __init__(self, tasks: Sequence[Task], counters: Counters) -> None:
-        tasks = [_shared(task) for task in tasks]
         self.table: Numbered[Task] = Numbered((task.number, task) for task in tasks)
         self.last_task = counters.last_task
         self.last_token = counters.last_token
@@ -93,7 +92,7 @@ class Queue:
 
     def insert(self, task: Task) -> None:
         """One whose number is not here yet."""
-        task = _shared(task)
+        task = shared(task)
         self.table.put(task.number, task, None)
         self.index.insert(task)
 
@@ -152,7 +151,7 @@ class Queue:
         if number is None:
             return None
         task = self.table[number]
-        released = task.finished_ms and task.finished_ms + KEY_MEMORY_MS <= now
+        released = task.is_finished and task.finished_ms + KEY_MEMORY_MS <= now
         return None if released else task
 
     def claim(self, command: commands.ClaimTasks, now: int) -> Outcome:

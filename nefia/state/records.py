@@ -71,6 +71,9 @@ class TaskState(StrEnum):
     CANCELLED = "cancelled"
 
 
+_FINISHED = frozenset({TaskState.DONE, TaskState.DEAD, TaskState.CANCELLED})
+
+
 class Task(_Value, frozen=True):
     """One task of a queue. `payload` and `result` are JSON text in UTF-8; b"" is no result yet.
 
@@ -102,6 +105,11 @@ class Task(_Value, frozen=True):
     @property
     def id(self) -> str:
         return str(self.number)
+
+    @property
+    def is_finished(self) -> bool:
+        """Not what `finished_ms` says: cluster time begins at 0."""
+        return self.state in _FINISHED
 
     @property
     def size_bytes(self) -> int:
@@ -197,7 +205,9 @@ class Counters:
 
     `time_ms` never decreases. `last_task` and `last_token` are the newest numbers given out, 0 at
     first. A pending task is ready if (its run_at_ms, its number) is before (`ready_before_ms`,
-    `ready_before_task`); that pair never decreases. The last two: see `commands.SetRetention`.
+    `ready_before_task`); that pair never decreases. The next two: see `commands.SetRetention`.
+    `tenure_term` is the newest term whose leader was to run the services, 0 if none ever was, and
+    `tenure_held` whether it has not said since that it stopped them.
     """
 
     applied_index: int
@@ -208,6 +218,18 @@ class Counters:
     ready_before_task: int
     task_retention_ms: int = DEFAULT_RETENTION_MS
     session_gc_ms: int = DEFAULT_SESSION_GC_MS
+    tenure_term: int = 0
+    tenure_held: bool = False
+
+
+@frozen
+class Memory:
+    """`value` is what `service` has learned about `key`, at `time_ms`."""
+
+    service: str
+    key: str
+    value: str
+    time_ms: int
 
 
 @frozen
@@ -236,7 +258,7 @@ class Event:
         return RECORD_OVERHEAD_BYTES + MAX_JSON_BYTES_PER_CHARACTER * texts
 
 
-Record: TypeAlias = Counters | Session | Task | Request | Event
+Record: TypeAlias = Counters | Session | Task | Request | Event | Memory
 
 KINDS: dict[str, type[Record]] = {
     "counters": Counters,
@@ -244,5 +266,6 @@ KINDS: dict[str, type[Record]] = {
     "task": Task,
     "request": Request,
     "event": Event,
+    "memory": Memory,
 }
 """What a snapshot calls its records."""

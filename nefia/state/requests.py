@@ -48,6 +48,9 @@ _CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
     commands.RestorePart: ("restore_part", attrgetter("restore_id", "number")),
     commands.EndRestore: ("end_restore", attrgetter("restore_id", "parts")),
     commands.SetRetention: ("set_retention", attrgetter("task_retention_ms", "session_gc_ms")),
+    commands.AcquireTenure: ("acquire_tenure", attrgetter("term")),
+    commands.ReleaseTenure: ("release_tenure", attrgetter("term")),
+    commands.Remember: ("remember", attrgetter("service", "key", "value")),
     commands.RecordEvent: (
         "record_event",
         attrgetter("kind", "node_id", "term", "detail", "reason"),
@@ -153,13 +156,14 @@ def without_texts(request: Request, task_of: Callable[[int], Task | None]) -> Re
 
 
 def with_texts(request: Request, tasks: Mapping[int, Task]) -> Request:
-    """The inverse of `without_texts`."""
+    """The inverse of `without_texts`; a task that is still as it was is there only once."""
 
     def restore(task: Task) -> Task:
         if (current := tasks.get(task.number)) is None:
             return task
         result = current.result if task.state is TaskState.DONE else task.result
-        return replace(task, payload=current.payload, result=result)
+        whole = replace(task, payload=current.payload, result=result)
+        return current if whole == current else whole
 
     return _with_tasks(request, restore)
 

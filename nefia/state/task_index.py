@@ -1,8 +1,8 @@
 """Where to find tasks: what is derived from them, so that no operation looks at all of them.
 
 A task stands on the shelf of its queue and on that of all queues, and if it is for a host also on
-that host's shelf of either: each filter is one shelf. `TaskIndex.place_of` says where on a shelf
-it stands; adding and removing both follow it.
+that host's shelf of either: each filter is one shelf. nefia's own queues are not among "all".
+`TaskIndex.place_of` says where on a shelf it stands; adding and removing both follow it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from typing import TypeAlias
 
+from nefia.state.commands import OWN_QUEUE_PREFIX
 from nefia.state.flow import CLAIMED, COMPLETED, FAILED, PUSHED, Flow
 from nefia.state.number_set import NumberSet
 from nefia.state.ordered import SortedList
@@ -116,7 +117,7 @@ class TaskIndex:
         self._shelves: dict[tuple[str, str], Shelf] = {(ANY, ANY): self.everything}
         """By queue and host. Only `everything` stays when it is empty."""
         self._groups: dict[tuple[str, str], tuple[Shelf, ...]] = {}
-        """The shelves of a task, by its queue and host: the second is its queue's."""
+        """The shelves of a task, by its queue and host: the first is its queue's."""
         self._ends: dict[tuple[str, str], tuple[bool, int]] = {}
         for task in tasks:
             self.insert(task)
@@ -127,7 +128,7 @@ class TaskIndex:
         self.size_bytes += task.size_bytes
         self._enter(task, self.place_of(task), self._shelves_of(task))
         if task.key:
-            name, end = (task.queue, task.key), (not task.finished_ms, task.finished_ms)
+            name, end = (task.queue, task.key), (not task.is_finished, task.finished_ms)
             if end > self._ends.get(name, (False, -1)):
                 self._ends[name] = end
                 self.by_key[name] = task.number
@@ -150,7 +151,7 @@ class TaskIndex:
         if task.key:
             self.by_key[task.queue, task.key] = task.number
         shelves = self._shelves_of(task)
-        shelves[1].flow.note(PUSHED, task.created_ms)
+        shelves[0].flow.note(PUSHED, task.created_ms)
         self._enter(task, self.place_of(task), shelves)
 
     def replace(self, old: Task, new: Task) -> None:
@@ -160,7 +161,7 @@ class TaskIndex:
         old_place, new_place = self.place_of(old), self.place_of(new)
         what = _FLOWS.get((old_place, new_place))
         if what is not None:
-            shelves[1].flow.note(what, new.updated_ms)
+            shelves[0].flow.note(what, new.updated_ms)
         self._leave(old, old_place, shelves)
         self._enter(new, new_place, shelves)
 
@@ -246,7 +247,9 @@ class TaskIndex:
 
 def _filters(task: Task) -> list[tuple[str, str]]:
     """The shelves that a task stands on, by queue and host."""
-    names = [(ANY, ANY), (task.queue, ANY)]
+    names = [(task.queue, ANY)]
     if task.host:
-        names += [(ANY, task.host), (task.queue, task.host)]
+        names.append((task.queue, task.host))
+    if not task.queue.startswith(OWN_QUEUE_PREFIX):
+        names += [(ANY, host) for _, host in names]
     return names

@@ -266,7 +266,8 @@ class TranscriptCluster:
                 command = command.ljust(MAX_APPEND_BYTES + 1, b".")
             entries.append(Entry(index, int(word.rstrip("*")), command))
         last_term = entries[-1].term if entries else 0
-        disk = Disk(HardState(max(term, last_term), vote), None, entries)
+        heard_of = Options().tenure_ms  # else each would write it down at its first heartbeat
+        disk = Disk(HardState(max(term, last_term), vote, heard_of), None, entries)
         self.nodes[node_id] = Node(node_id, disk)
         self.start(node_id)
 

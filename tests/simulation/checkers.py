@@ -31,6 +31,7 @@ from nefia.raft.messages import (
 from nefia.raft.progress import Progress
 from nefia.raft.quorum import majority
 from nefia.raft.roles import Role
+from tests.simulation.tenures import Overlap, Tenures
 
 if TYPE_CHECKING:
     from tests.simulation.core_node import SimulatedNode
@@ -79,6 +80,7 @@ class Checkers:
         self.granted: dict[tuple[int, str], set[str]] = {}
         self.voters: set[tuple[str, str]] = set()
         self.reads: dict[int, int] = {}
+        self.tenures = Tenures()
         self.last_start = -10.0
         self.lease_exclusivity = True
         self._elections: list[_Election] = []
@@ -167,6 +169,12 @@ class Checkers:
             seen.matched = {}
             self._elected(node, raft)
         self._has_the_right_to_lead(node, raft, seen)
+        try:
+            begun = self.tenures.begun
+            self.tenures.observe(node, raft, self.world.now)
+            self.world.count("tenures begun", self.tenures.begun - begun)
+        except Overlap as error:
+            raise Violation(str(error)) from error
         if raft.log.configuration_index != seen.configuration_index:
             seen.configuration_index = raft.log.configuration_index
             for peer, progress in raft.leader.progress.items():
@@ -319,7 +327,7 @@ class Checkers:
 
     def _vote(self, node: SimulatedNode, term: int, candidate: str) -> None:
         stored = node.disk.hard_state
-        durable = stored.term > term or stored == HardState(term, candidate)
+        durable = stored.term > term or (stored.term, stored.vote) == (term, candidate)
         require(durable, f"{node.id} votes for {candidate} in {term} with {stored} on its disk")
         known = self.votes.setdefault((node.instance, term), candidate)
         require(known == candidate, f"{node.id} votes for {known} and {candidate} in term {term}")

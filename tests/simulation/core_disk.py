@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
@@ -88,8 +88,9 @@ class SimulatedDisk:
             meta = newest.meta
             if self.term_at(meta.index) != meta.term:
                 # The term may not be durable yet either; no vote of it was given then.
-                newer = HardState(meta.term) if meta.term > self.hard_state.term else None
-                self.apply(Write(sequence=0, hard_state=newer, snapshot=meta))
+                newer = meta.term > self.hard_state.term
+                hard_state = evolve(self.hard_state, term=meta.term, vote=None) if newer else None
+                self.apply(Write(sequence=0, hard_state=hard_state, snapshot=meta))
         tail = self.entries[-random.randint(1, 50) :]
         starts = [
             (entry.index, entry.term)

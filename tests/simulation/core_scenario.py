@@ -42,6 +42,10 @@ FAULT_INTERVALS_SECONDS: dict[str, tuple[float, float]] = {
 
 Bounds = tuple[float, float]
 
+EPOCH_SHARE = 0.2
+"""Of the seeds; in the others no snapshot is restored, and terms count up by one."""
+EPOCH_RATES: Bounds = (0.02, 0.2)
+
 
 @frozen(kw_only=True)
 class Profile:
@@ -128,6 +132,7 @@ class Scenario:
     in_flight_messages: int
     late_take_chance: float
     lost_write_chance: float
+    epoch_rate: float = 0.0
     change_on_election: float = 0.0
     cut_on_election: float = 0.0
     cut_on_hand_over: float = 0.0
@@ -136,7 +141,10 @@ class Scenario:
 def draw(seed: int, seconds: float) -> Scenario:
     random = Random(f"scenario {seed}")
     name = random.choices(list(PROFILES), [profile.share for profile in PROFILES.values()])[0]
-    return _with_profile(_draw_mixed(random, seed, seconds, name), PROFILES[name], random)
+    scenario = _with_profile(_draw_mixed(random, seed, seconds, name), PROFILES[name], random)
+    if random.random() < EPOCH_SHARE:
+        scenario = evolve(scenario, epoch_rate=random.uniform(*EPOCH_RATES))
+    return scenario
 
 
 def _with_profile(scenario: Scenario, profile: Profile, random: Random) -> Scenario:

@@ -9,6 +9,7 @@ from attrs import evolve
 
 from nefia.errors import NefiaError
 from nefia.raft.configuration import Configuration, Member
+from nefia.raft.epoch import first_of_next_epoch
 from tests.simulation.checkers import require
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Workload:
         self._repeat(scenario.replace_rate, self._replace)
         self._repeat(scenario.transfer_rate, self._transfer)
         self._repeat(scenario.snapshot_rate, self._snapshot)
+        self._repeat(scenario.epoch_rate, self._begin_epoch)
 
     def _repeat(self, rate: float, action: Callable[[], None]) -> None:
         if not rate:
@@ -231,6 +233,21 @@ class Workload:
             self.world.count("transfers begun")
 
         self._at_leader(transfer)
+
+    def _begin_epoch(self) -> None:
+        """What follows the restoring of a snapshot, while the leader may be anything else too."""
+
+        def begin(node: SimulatedNode) -> None:
+            assert node.raft
+            first = first_of_next_epoch(node.raft.term)
+            try:
+                node.input(lambda raft, now: raft.begin_epoch(now, first))
+            except NefiaError:
+                return
+            self.world.record(node.id, f"begins an epoch with term {first}")
+            self.world.count("epochs begun")
+
+        self._at_leader(begin)
 
     def _snapshot(self) -> None:
         """Half of them at leaders: only what those have compacted is brought to others whole."""

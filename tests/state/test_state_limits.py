@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nefia.errors import InvalidArgument, NefiaError, TooLarge
-from nefia.state import limits
+from nefia.state import commands, limits
 from nefia.state.commands import (
     AckTask,
     AdvanceTime,
@@ -34,6 +34,8 @@ TASK = NewTask(b"1")
 ID = NEW_SESSION.id
 
 GOOD: list[Command] = [
+    commands.AcquireTenure(1),
+    commands.Remember("wg0", "key=", ""),
     NEW_SESSION,
     replace(NEW_SESSION, root="", cwd="", user="", shell="", labels={"a b": "multi\nline"}),
     TouchSession(ID[:8]),

@@ -50,6 +50,9 @@ def busy() -> Driver:
     driver.do(CancelTask("8"))
     driver.do(CancelTask("99"), "refused")
     driver.do(commands.RecordEvent("elected", "node-1", 1, "", "", 0))
+    driver.do(commands.AcquireTenure(1))
+    for key in "ba":
+        driver.do(commands.Remember("wg0", key, "192.0.2.7:51820"))
     return driver
 
 
@@ -100,7 +103,7 @@ def test_in_the_end_everything_that_can_expire_has_expired() -> None:
         driver.do(AdvanceTime())
     pending = [stats.pending for stats in driver.machine.queue_stats().values()]
     assert sum(pending) == 20 - 5
-    assert len(list(driver.machine.snapshot_records())) == 1 + 15 + 1
+    assert len(list(driver.machine.snapshot_records())) == 1 + 15 + 1 + 2
 
 
 # Snapshots and digest.
@@ -243,6 +246,10 @@ STRANGE: list[Command] = [
     commands.RestorePart(NO_TEXT, 0, b"\xc1", b""),
     commands.EndRestore(NO_TEXT, HUGE, HUGE),
     commands.EndRestore(NO_TEXT, 0, -HUGE),
+    commands.AcquireTenure(-HUGE),
+    commands.ReleaseTenure(HUGE),
+    commands.AcquireTenure(HUGE),
+    commands.Remember(NO_TEXT, NO_TEXT, NO_TEXT),
     PushTasks((NewTask(b"1"),)),
 ]
 

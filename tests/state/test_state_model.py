@@ -130,6 +130,8 @@ class Model:
                 return None
             case commands.BeginRestore() | commands.RestorePart() | commands.EndRestore():
                 raise AssertionError("test_state_restoring is about these")
+            case commands.AcquireTenure() | commands.ReleaseTenure() | commands.Remember():
+                raise AssertionError("test_state_tenure is about these")
             case _:
                 return self._task(command)
 

@@ -164,6 +164,15 @@ def test_a_snapshot_does_not_repeat_payloads_and_results() -> None:
     assert text.count("r" * 1000) == 1
 
 
+def test_a_task_that_is_as_its_outcome_left_it_is_in_memory_once() -> None:
+    """After a restart too: with a request id for each push, all else would be there twice."""
+    driver = Driver()
+    driver.task(PUSH, "push")
+    for _ in range(2):
+        assert driver.task(PUSH, "push") is driver.machine.get_task("1")
+        driver.machine = driver.restored()
+
+
 def test_an_outcome_keeps_its_payload_when_its_task_has_gone() -> None:
     driver = Driver()
     driver.push(b'"payload"', key="k")

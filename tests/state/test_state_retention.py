@@ -151,3 +151,14 @@ def test_rates_are_those_of_the_last_minute() -> None:
     driver.do(AdvanceTime())
     assert machine.queue_rates("default") == QueueRates(0, 0, 0, 0)
     assert machine.queue_rates("none") == QueueRates(0, 0, 0, 0)
+
+
+def test_a_task_that_ended_at_the_very_beginning_gives_its_key_back_too() -> None:
+    """Cluster time begins at 0, so that 0 is a time like any other."""
+    driver = Driver(now_ms=0)
+    driver.do(SetRetention(3 * DAY_MS, 60_000))
+    first = driver.push(key="once")
+    driver.do(CancelTask(first.id))
+    driver.wait(DAY_MS)
+    second = driver.push(key="once")
+    assert second.number != first.number
