@@ -13,7 +13,8 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from nefia.admin.protocol import (
 )
 from nefia.admin.server import serve_admin
 from nefia.clock import BootClock, TrioNodeClock
-from nefia.config import ClusterConfig, Config, parse_address
+from nefia.config import EXTERNAL_KINDS, ClusterConfig, Config, parse_address
 from nefia.errors import (
     DiskFailed,
     InvalidConfiguration,
@@ -46,13 +47,17 @@ from nefia.errors import (
 )
 from nefia.net.network import Network, TcpNetwork
 from nefia.node.founding import first_configuration, found_cluster
-from nefia.node.node import Node, Settings, open_node
+from nefia.node.node import Node, open_node
+from nefia.node.settings import Settings
+from nefia.services.wiring import equip
 from nefia.state.commands import SetRetention
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.systemd import ServiceManager
 
 if TYPE_CHECKING:
+    from nefia.http.serving import HttpListener
     from nefia.rotation import Rotation
+    from nefia.services.interface import Guard
 
 FIRST_RESTART_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
@@ -60,7 +65,7 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 """LMDB gives up the interpreter at each record that it writes; at Python's own 5 ms a busy event
 loop would make a write of a thousand entries wait for a quarter of a second (measured)."""
 STOP_SECONDS = 10.0
-"""How long a planned stop may take before everything is cancelled."""
+"""How long a planned stop may take, besides that of services, before all is cancelled."""
 
 SINGLE_NODE_ID = "local"
 CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "transfer_leader"})
@@ -127,8 +132,11 @@ class Daemon:
         self._config = config
         self._clock = TrioNodeClock()
         self._manager = ServiceManager(os.environ)
-        self._network: Network = TcpNetwork(config.cluster.raft.transport_timeout)
+        self._plain_network = TcpNetwork(config.cluster.raft.transport_timeout)
+        self._network: Network = self._plain_network
+        self._guard: Guard | None = None
         self._rotation = self._secure(config.cluster)
+        self._http = self._listener(config.http.listen)
         self._actions: Actions | None = None
         self._node: Node | None = None
         self._unavailable = NefiaError("the daemon is starting", hint="try again in a moment")
@@ -148,13 +156,20 @@ class Daemon:
         self._network = rotation.network
         return rotation
 
+    def _listener(self, address: str | None) -> HttpListener | None:
+        if address is None:
+            return None
+        from nefia.http.serving import HttpListener  # it takes a while, and memory
+
+        return HttpListener(address, self._answer)
+
     async def _renew(self) -> None:
         if self._node is not None and self._actions is not None:
             await self._node.renew_connections()
 
     async def main(self) -> None:
         _make_state_dir(self._config)
-        async with trio.open_nursery() as nursery:
+        async with self._have_guard() as self._guard, trio.open_nursery() as nursery:
             await nursery.start(self._heed_signals, nursery.cancel_scope)
             await nursery.start(self._run_node_for_ever)
             socket_path = self._config.state_dir / SOCKET_NAME
@@ -168,10 +183,24 @@ class Daemon:
             )
             if self._rotation is not None:
                 nursery.start_soon(self._rotation.run)
+            if self._http is not None:
+                await nursery.start(self._http.run)
             _log.info("ready", admin_socket=str(socket_path))
             self._manager.tell("READY=1")
             nursery.start_soon(self._manager.feed_watchdog, self._pulse)
             nursery.start_soon(collector.run, self._may_pause)
+
+    @asynccontextmanager
+    async def _have_guard(self) -> AsyncIterator[Guard | None]:
+        """It outlives the node, which begins anew when its disk fails."""
+        services = self._config.services
+        if not any(each.kind in EXTERNAL_KINDS for each in services):
+            yield None
+            return
+        from nefia.services.guard_client import open_guard
+
+        async with open_guard(services, self._config.state_dir, self._clock) as guard:
+            yield guard
 
     async def _pulse(self) -> None:
         """Return once the node has shown that it goes on, unless it is starting anew."""
@@ -241,6 +270,8 @@ class Daemon:
         else:
             data_dir, node_id = self._config.state_dir / "single", SINGLE_NODE_ID
         store = await open_lmdb(data_dir, node_id)
+        if self._http is not None:
+            store.wrote = self._http.meters.write_seconds.observe
         try:
             node = await self._open_node(store)
             if self._rotation is not None:
@@ -250,6 +281,14 @@ class Daemon:
             first_run, self._node = self._node is None, node
             self._actions = Actions(node, self._lifetimes)
             async with trio.open_nursery() as nursery:
+                equip(
+                    node,
+                    self._config.services,
+                    guard=self._guard,
+                    clock=self._clock,
+                    network=self._plain_network,
+                    nursery=nursery,
+                )
                 nursery.start_soon(node.run, listeners)
                 if not cluster.enabled and not store.identity.cluster_id:
                     await node.initialize()
@@ -319,7 +358,8 @@ class Daemon:
         _log.info("stopping", reason=reason)
         self._manager.tell("STOPPING=1")
         node, self._unavailable = self._node, ShuttingDown("the daemon is shutting down")
-        with trio.move_on_after(STOP_SECONDS):
+        services_seconds = sum(each.stop_timeout for each in self._config.services)
+        with trio.move_on_after(STOP_SECONDS + services_seconds):
             if node is not None and self._actions is not None:
                 await node.leave()
         self._actions = None

@@ -239,6 +239,18 @@ class TLSFailed(NefiaError):
     code = "tls"
 
 
+class ServiceFailed(NefiaError):
+    """A service did not start, or ended by itself."""
+
+    code = "service_failed"
+
+
+class GuardLost(NefiaError):
+    """The guard has gone, or refuses: without it nothing external may run."""
+
+    code = "guard_lost"
+
+
 class NoDaemon(NefiaError):
     """Details: `socket`, the path that was tried."""
 

@@ -7,21 +7,20 @@ ids and the lifetimes that its configuration says.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
 from attrs import evolve, frozen
 from msgspec.structs import replace
 
+from nefia.admin.node_api import NodeApi
 from nefia.admin.protocol import Reply, Request, Stream
 from nefia.admin.restoring import restore_step
 from nefia.admin.views import Views, event_view
 from nefia.errors import InvalidArgument, NefiaError, NoLeader, NotLeader, OutcomeUnknown
-from nefia.node.watching import Watcher
 from nefia.state.commands import (
     AckTask,
     CancelTask,
@@ -52,100 +51,6 @@ NEXT_LEADER_SECONDS = 0.05
 """How long a forwarded claim pauses while it knows no leader."""
 
 _log = structlog.get_logger()
-
-
-class Watchable(Protocol):
-    def watch(self, topics: Collection[str]) -> AbstractContextManager[Watcher]:
-        """Raises Overloaded."""
-        ...
-
-
-class NodeApi(Protocol):
-    """What the admin API needs of a node."""
-
-    def propose(
-        self,
-        command: Command,
-        request_id: str,
-        settle: Callable[[Outcome | NefiaError], None],
-    ) -> None:
-        """Apply `command` through the log, and remember the outcome under a `request_id` not empty.
-
-        `settle` is called once, later. Errors, raised at once or given to it: NotLeader, NoLeader,
-        NoQuorum, OutcomeUnknown, Overloaded, NotInitialized.
-        """
-        ...
-
-    async def change(self, command: Command, request_id: str) -> Outcome:
-        """The outcome of `propose`, whose errors are raised.
-
-        A caller that is cancelled has withdrawn from waiting, not the change.
-        """
-        ...
-
-    async def machine(self, linearizable: bool) -> Machine:
-        """The state to read from, before the next checkpoint. Raises NotLeader, NoLeader, NoQuorum.
-
-        Not `linearizable`: what this node has applied, at once.
-        """
-        ...
-
-    def status(self) -> dict[str, Any]: ...
-
-    async def members(self) -> dict[str, Any]: ...
-
-    async def initialize(self) -> str:
-        """The new cluster's id. Raises AlreadyInitialized."""
-        ...
-
-    async def add_peer(
-        self,
-        node_id: str,
-        address: str,
-        *,
-        wait: bool,
-        preflight: bool,
-        reason: str,
-        dry_run: bool,
-    ) -> dict[str, Any]: ...
-
-    async def remove_peer(
-        self, node_id: str, *, force: bool, reason: str, dry_run: bool
-    ) -> dict[str, Any]: ...
-
-    async def transfer_leader(self, to: str | None, reason: str) -> dict[str, Any]: ...
-
-    def first_of_next_epoch(self, seen: int) -> int:
-        """Above every term and token there is, and above `seen`.
-
-        Raises NewerFormat while a voter does not know how to restore a snapshot.
-        """
-        ...
-
-    async def snapshot(self) -> dict[str, Any]:
-        """Where in the log it stands, and its size. Raises NotInitialized and DiskFailed."""
-        ...
-
-    async def forward(
-        self, request: dict[str, Any], timeout_seconds: float | None = None
-    ) -> dict[str, Any]:
-        """The leader's result of a request; raises its error, NoLeader, or OutcomeUnknown.
-
-        `request` is as a client would send it, without `seq` and `forward`. Without a timeout:
-        as long as a change may take.
-        """
-        ...
-
-    async def wait_for_task(self, queue: str, host: str, deadline_seconds: float) -> None:
-        """Return when a claim may find a task, or `deadline_seconds` from now; "" means any."""
-        ...
-
-    def wall_offset_ms(self) -> int:
-        """The wall clock minus the cluster time, now."""
-        ...
-
-    @property
-    def watching(self) -> Watchable: ...
 
 
 @frozen
@@ -226,6 +131,17 @@ class Actions:
 
     async def snapshot(self, request: Request) -> dict[str, Any]:
         return await self._node.snapshot()
+
+    async def service_list(self, request: Request) -> dict[str, Any]:
+        return {"services": self._node.service_status()}
+
+    async def service_restart(self, request: Request) -> dict[str, Any]:
+        await self._node.service_restart(request.params["name"])
+        return {}
+
+    async def service_reload(self, request: Request) -> dict[str, Any]:
+        await self._node.service_reload(request.params["name"])
+        return {}
 
     async def snapshot_restore(self, request: Request) -> dict[str, Any]:
         command = restore_step(request.params["step"])
@@ -480,6 +396,9 @@ _PERFORM: dict[str, Callable[[Actions, Request], Awaitable[dict[str, Any]]]] = {
     "members": Actions.members,
     "init": Actions.init,
     "snapshot": Actions.snapshot,
+    "service_list": Actions.service_list,
+    "service_restart": Actions.service_restart,
+    "service_reload": Actions.service_reload,
     "snapshot_restore": Actions.snapshot_restore,
     "add_peer": Actions.add_peer,
     "remove_peer": Actions.remove_peer,

@@ -12,7 +12,8 @@ from nefia.admin.server import (
     MAX_IN_FLIGHT_PER_CONNECTION,
     SEND_TIMEOUT_SECONDS,
 )
-from nefia.admin.table import ACTIONS, COMMON, MAX_CLAIM_WAIT_MS, Action, Default, Mode, Parameter
+from nefia.admin.shapes import COMMON, Action, Default, Mode, Parameter
+from nefia.admin.table import ACTIONS, MAX_CLAIM_WAIT_MS
 from nefia.admin.values import DURATION_LABEL, MAX_NESTING, MAX_REQUEST_ID_CHARACTERS, json_bytes
 from nefia.errors import BY_CODE, EXIT_CODES, EXIT_FAILED
 from nefia.node.watching import MAX_UNREAD_EVENTS, MAX_WATCHERS
@@ -67,10 +68,11 @@ this node is: `{{"seq": 7, "event": "watching", "node_id", "state", "term", "lea
 
 A follower shows the changes that it applies, a moment after the leader. Nothing is kept for a
 client that is not there: one that has to miss nothing lists what it needs after each `watching`
-and each `missed`, which is also sent, with a null, where a follower took over a snapshot. At most
-{MAX_UNREAD_EVENTS} events wait for a slow client; what comes beyond is counted as missed. One that
-reads nothing at all for {SEND_TIMEOUT_SECONDS:g} s is cut off. At most {MAX_WATCHERS} clients watch
-a node. A stream ends with an error (`shutting_down`) when the node stops or begins anew.
+and each `missed`, which is also sent, with a null, where a snapshot took the place of the state: a
+follower was brought one, or an operator has restored one. At most {MAX_UNREAD_EVENTS} events wait
+for a slow client; what comes beyond is counted as missed. One that reads nothing at all for
+{SEND_TIMEOUT_SECONDS:g} s is cut off. At most {MAX_WATCHERS} clients watch a node. A stream
+ends with an error (`shutting_down`) when the node stops or begins anew.
 """
 
 
@@ -91,6 +93,7 @@ _LIMITS: tuple[tuple[str, str, str], ...] = (
     ("`root`, `cwd`, `shell`", f"{limits.MAX_PATH_BYTES} bytes", "too_large"),
     ("`labels`", f"{limits.MAX_LABELS}, of {limits.MAX_LABEL_BYTES} bytes each", "too_large"),
     ("`request_id`", f"{MAX_REQUEST_ID_CHARACTERS} characters", "invalid_argument"),
+    ("`reason`", f"{limits.MAX_REASON_CHARACTERS} characters", "invalid_argument"),
     (
         "`tasks` of a push",
         f"{limits.MAX_PUSH_TASKS}, their payloads together {limits.MAX_PUSH_BYTES} bytes",
@@ -98,6 +101,7 @@ _LIMITS: tuple[tuple[str, str, str], ...] = (
     ),
     ("`limit` of a claim", f"1 to {limits.MAX_CLAIM_TASKS}", "invalid_argument"),
     ("`limit` of a page", f"1 to {limits.MAX_PAGE_RECORDS}", "invalid_argument"),
+    ("`limit` of the history", f"1 to {limits.MAX_EVENTS}", "invalid_argument"),
     ("a page, or the tasks of a claim", f"{limits.MAX_ANSWER_BYTES} bytes; it ends early", ""),
     ("`wait`", f"up to {_duration(MAX_CLAIM_WAIT_MS)}", "invalid_argument"),
     (
@@ -119,6 +123,7 @@ _LIMITS: tuple[tuple[str, str, str], ...] = (
         f"{limits.MAX_REQUESTS}, each for {_duration(limits.REQUEST_MEMORY_MS)}",
         "overloaded",
     ),
+    ("events of the history", f"{limits.MAX_EVENTS}; older ones are forgotten", ""),
 )
 """What is limited, to what, and the code of the error beyond; no code: there is no error."""
 

@@ -10,6 +10,7 @@ import msgspec
 
 from nefia.errors import DataDamaged, InvalidArgument
 from nefia.state.commands import BeginRestore, EndRestore, RestorePart
+from nefia.state.limits import MAX_NUMBER
 from nefia.state.records import Counters, Record, Session, Task
 
 Step: TypeAlias = BeginRestore | RestorePart | EndRestore
@@ -32,6 +33,9 @@ def restore_step(text: str) -> Step:
         step: Step = _decode(b64decode(text, validate=True))
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument(f'"step" is no step of a restore: {error}') from error
+    numbers = [value for value in msgspec.structs.astuple(step) if isinstance(value, int)]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers):
+        raise InvalidArgument(f'"step" has a number that is not from 0 to {MAX_NUMBER}')
     return step
 
 

@@ -16,6 +16,7 @@ import msgspec
 from attrs import frozen
 
 from nefia.errors import InvalidArgument
+from nefia.state.commands import OWN_QUEUE_PREFIX
 from nefia.units import format_duration, parse_duration
 
 MAX_NESTING = 200
@@ -112,6 +113,17 @@ def _name(name: str, value: Any) -> str:
     return str(value)
 
 
+def _users_queue(name: str, value: Any) -> str:
+    """Its tasks would be taken for nefia's own orders, or be missed by those who wait for them."""
+    queue = _any_text(name, value)
+    if queue.startswith(OWN_QUEUE_PREFIX):
+        raise InvalidArgument(
+            f'"{name}" must not begin with "{OWN_QUEUE_PREFIX}": such queues are nefia\'s own',
+            hint="push to, and claim from, a queue of another name",
+        )
+    return queue
+
+
 def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(name, "true or false", value)
@@ -140,6 +152,8 @@ def _json(_: str, value: Any) -> bytes:
 
 TEXT = Kind("string", _any_text)
 NAME = Kind("string, not empty", _name)
+QUEUE = Kind(NAME.label, lambda name, value: _users_queue(name, _name(name, value)))
+QUEUE_OR_ANY = Kind(TEXT.label, _users_queue)
 BOOLEAN = Kind("boolean", _boolean)
 INTEGER = Kind("integer", _integer)
 LABELS = Kind("object of strings", _labels)

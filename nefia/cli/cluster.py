@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nefia.admin.why import degradations
 from nefia.cli.framework import (
     Group,
     Setup,
@@ -17,6 +18,7 @@ from nefia.cli.framework import (
     reading_state,
     timeout_option,
 )
+from nefia.cli.live import live, why
 from nefia.cli.output import (
     STRUCTURED,
     header_of,
@@ -41,6 +43,8 @@ MEMBER_WIDTHS = (8, 17, 10)
 EVENT_COLUMNS = ("at", "kind", "node_id", "term", "detail", "reason")
 REMARKS = ("note", "warning", "hint")
 """What an answer says besides the object asked for: shown on stderr, in tables only."""
+FOR_PROGRAMS = ("evidence",)
+"""What `nefia cluster why` says in words: in JSON and YAML only."""
 
 
 @click.group(cls=Group)
@@ -50,6 +54,8 @@ def cluster() -> None:
 
 cluster.add_command(recover)
 cluster.add_command(take)
+cluster.add_command(why)
+cluster.add_command(live)
 
 
 @cluster.command()
@@ -59,7 +65,7 @@ cluster.add_command(take)
 def init(setup: Setup, if_needed: bool, timeout: float | None) -> None:
     """Create a cluster with this node as its only member."""
     try:
-        cluster_id = _initialize(setup, timeout)
+        cluster_id = initialize(setup, timeout)
     except AlreadyInitialized as error:
         if not if_needed:
             raise
@@ -68,20 +74,23 @@ def init(setup: Setup, if_needed: bool, timeout: float | None) -> None:
         line(f"Cluster ID: {cluster_id}")
 
 
-def _initialize(setup: Setup, timeout: float | None) -> str:
-    """Through the daemon if one answers, else on its data directory."""
+def initialize(setup: Setup, timeout: float | None) -> str:
+    """Through the daemon if one answers, else on its data directory; returns the cluster's id.
+
+    Raises AlreadyInitialized, and what either way raises.
+    """
     try:
         return str(setup.ask("init", timeout=timeout)["cluster_id"])
     except NoDaemon:
         config = setup.load()
-        from nefia.daemon import initialize
+        from nefia import daemon
 
-        return initialize(config)
+        return daemon.initialize(config)
 
 
 @cluster.command()
 @reading
-@click.option("--check", is_flag=True, help="Exit with 3 if the cluster is degraded.")
+@click.option("--check", is_flag=True, help="Exit with 3, and say why, if anything is amiss.")
 @pass_setup
 def status(setup: Setup, form: str, timeout: float | None, check: bool) -> int:
     """How this node sees itself and its cluster."""
@@ -93,7 +102,10 @@ def status(setup: Setup, form: str, timeout: float | None, check: bool) -> int:
         fields = {label_of(key): result.get(key) for key in keys}
         show_fields(fields, STATUS_LABEL_WIDTH)
         _remark(result)
-    return EXIT_DEGRADED if check and not result.get("healthy") else 0
+    found = degradations(result) if check else []
+    for each in found:
+        note(f"degraded: {each}")
+    return EXIT_DEGRADED if found else 0
 
 
 @cluster.command()
@@ -121,7 +133,7 @@ def _member_cell(member: dict[str, Any], key: str) -> object:
 def _with_others(keys: tuple[str, ...], objects: Iterable[dict[str, Any]]) -> tuple[str, ...]:
     """`keys`, then whatever else the objects have."""
     others = dict.fromkeys(key for each in objects for key in each)
-    return (*keys, *(key for key in others if key not in (*keys, *REMARKS)))
+    return (*keys, *(key for key in others if key not in (*keys, *REMARKS, *FOR_PROGRAMS)))
 
 
 def _remark(result: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _json(context: click.Context, parameter: click.Parameter, text: str | None) -> Json | None:
+def json_value(context: click.Context, parameter: click.Parameter, text: str | None) -> Json | None:
     """A callback: the value of a JSON text, or of stdin for `-`."""
     if text is None:
         return None
@@ -95,10 +95,10 @@ def _show_fields(task: dict[str, Any]) -> None:
 
 
 @queue.command()
-@click.argument("payload", callback=_json, required=False)
+@click.argument("payload", callback=json_value, required=False)
 @click.option(
     "--batch",
-    callback=_json,
+    callback=json_value,
     metavar="JSON",
     help="Several tasks: a list of objects with payload and the like; - for stdin.",
 )
@@ -186,7 +186,7 @@ def extend(setup: Setup, /, form: str, **params: Any) -> None:
 @queue.command()
 @click.argument("id")
 @_token
-@click.option("--result", callback=_json, metavar="JSON", help="What came of it; - for stdin.")
+@click.option("--result", callback=json_value, metavar="JSON", help="What came of it; - for stdin.")
 @changing_state
 @pass_setup
 def ack(setup: Setup, /, form: str, **params: Any) -> None:

@@ -8,9 +8,12 @@ from nefia import __version__
 from nefia.cli.bench import bench
 from nefia.cli.cert import cert
 from nefia.cli.cluster import cluster
+from nefia.cli.event import event
 from nefia.cli.framework import Root, Setup, pass_setup
+from nefia.cli.mcp import mcp
 from nefia.cli.output import line
 from nefia.cli.queue import queue
+from nefia.cli.service import service
 from nefia.cli.session import session
 from nefia.cli.snapshot import snapshot
 from nefia.cli.watch import watch
@@ -26,10 +29,13 @@ def root() -> None:
 root.add_command(cluster)
 root.add_command(session)
 root.add_command(queue)
+root.add_command(service)
+root.add_command(event)
 root.add_command(watch)
 root.add_command(cert)
 root.add_command(snapshot)
 root.add_command(bench)
+root.add_command(mcp)
 
 
 @root.command()

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attrs import frozen
-
+from nefia.config import reactor_checks, service_checks
+from nefia.config.findings import Finding
 from nefia.config.reader import Report
 from nefia.config.schema import ClusterConfig, Config
 from nefia.errors import TLSFailed
@@ -19,14 +19,6 @@ from nefia.units import format_duration
 
 MIN_STOP_BUDGET = 0.2
 """Seconds between the end of a lease and the earliest successor: what services have to stop in."""
-
-
-@frozen
-class Finding:
-    """`keys` are those it rests on; it is reported at the first."""
-
-    keys: tuple[str, ...]
-    sentence: str
 
 
 def check(config: Config, report: Report) -> None:
@@ -174,4 +166,6 @@ CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _peers,
     _tls,
     _admin_group,
+    *service_checks.CHECKS,
+    *reactor_checks.CHECKS,
 )

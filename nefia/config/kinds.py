@@ -92,7 +92,22 @@ class Texts:
         return f"list of {self.of.description}, at most {self.limit}"
 
 
-AnyKind: TypeAlias = Kind | Section | Items | Variants | Texts
+@frozen
+class Pairs:
+    """A mapping of at most `limit` names of the user's choice to single values, all of `of`.
+
+    In the program it is a tuple of pairs, in the order of the file.
+    """
+
+    of: Kind
+    limit: int
+
+    @property
+    def description(self) -> str:
+        return f"mapping of names to {self.of.description}, at most {self.limit}"
+
+
+AnyKind: TypeAlias = Kind | Section | Items | Variants | Texts | Pairs
 
 
 def parse_node_id(text: str) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from nefia.config.checks import check
+from nefia.config.kinds import Items, Section, Variants
 from nefia.config.places import SYSTEM_STATE_DIR, Environment, find_config, resolve_state_dir
 from nefia.config.reader import Report, Values, read_file
-from nefia.config.schema import ClusterConfig, Config, PeerConfig, RaftConfig
+from nefia.config.schema import ClusterConfig, Config, HttpConfig, PeerConfig, RaftConfig
 from nefia.config.services import KINDS, ServiceConfig
 from nefia.config.settings import settings_of
 from nefia.errors import Permission
+
+T = TypeVar("T")
 
 
 def load(path: Path, *, state_dir: str | None, environ: Environment, is_root: bool) -> Config:
@@ -85,6 +89,7 @@ def _build(
             "path": path,
             "state_dir": state_dir,
             "cluster": ClusterConfig(**cluster | settled),
+            "http": HttpConfig(**values.get("http", {})),
             "services": tuple(_services(values.get("services", ()))),
         }
     )
@@ -94,7 +99,30 @@ def _services(sections: Iterable[Values]) -> Iterator[ServiceConfig]:
     """Without those that lack what they need: their mistakes are reported already."""
     for values in sections:
         of = KINDS.get(values.get("kind", ""))
-        if of is not None:
-            needed = {name for name, each in settings_of(of).items() if each.default is None}
-            if needed <= values.keys():
-                yield of(**values)
+        service = None if of is None else _made(of, values)
+        if service is not None:
+            yield service
+
+
+def _made(of: type[T], values: Values) -> T | None:
+    """An `of` with all that is within it, or None if it lacks what it needs."""
+    settled = dict(values)
+    for name, setting in settings_of(of).items():
+        if name not in values:
+            if setting.default is None:
+                return None
+            continue
+        match setting.kind:
+            case Section(inner):
+                settled[name] = _made(inner, values[name])
+            case Items(inner):
+                settled[name] = _all_made((inner, each) for each in values[name])
+            case Variants(by, classes):
+                known = [each for each in values[name] if by in each]
+                settled[name] = _all_made((classes[each[by]], each) for each in known)
+    return of(**settled)
+
+
+def _all_made(items: Iterable[tuple[type[object], Values]]) -> tuple[object, ...]:
+    made = [_made(of, values) for of, values in items]
+    return tuple(each for each in made if each is not None)

@@ -17,6 +17,7 @@ from nefia.config.kinds import (
     AnyKind,
     Items,
     Kind,
+    Pairs,
     Scalar,
     Section,
     Texts,
@@ -208,12 +209,41 @@ def _value(kind: AnyKind, node: Node, key: str, report: Report) -> object:
                 kind.of.convert(_scalar(item, kind.of))
                 for _, item in _items(node, kind.limit, key, report)
             )
+        case Pairs():
+            return tuple(_named(kind, node, key, report))
         case Kind():
             value = kind.convert(_scalar(node, kind))
             # Relative to the file, since a daemon's working directory is anyone's guess.
             return report.path.absolute().parent / value if isinstance(value, Path) else value
         case _:
             assert_never(kind)
+
+
+def _named(kind: Pairs, node: Node, key: str, report: Report) -> Iterator[tuple[str, object]]:
+    """Each name of the user's choice with its value, those with a mistake left out."""
+    from ruamel.yaml.nodes import MappingNode, ScalarNode
+
+    if _is_null(node):
+        return
+    if not isinstance(node, MappingNode):
+        raise WrongValue(f"is {_described(node)}; write `name: value` lines")
+    if len(node.value) > kind.limit:
+        raise WrongValue(f"has {len(node.value)} names; write at most {kind.limit}")
+    for name_node, value in node.value:
+        name = name_node.value if isinstance(name_node, ScalarNode) else ""
+        inner = _joined(key, printable(name))
+        line = name_node.start_mark.line + 1
+        if not name or not name.isprintable():
+            report.add(inner, "is not a name; write printable text", line)
+        elif inner in report.lines:
+            first = report.lines[inner]
+            report.add(inner, f"is given a second time; line {first} has it already", line)
+        else:
+            report.lines[inner] = line
+            try:
+                yield name, kind.of.convert(_scalar(value, kind.of))
+            except ValueError as error:
+                report.add(inner, str(error))
 
 
 def _items(node: Node, limit: int, key: str, report: Report) -> Iterator[tuple[str, Node]]:

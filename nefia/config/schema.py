@@ -172,6 +172,17 @@ class ClusterConfig:
 
 
 @frozen(kw_only=True)
+class HttpConfig:
+    listen: str | None = setting(
+        optional(BIND_ADDRESS, absent=None),
+        "",
+        "Where health, metrics and a page that shows the cluster are served, as `host:port`. It is "
+        "neither encrypted nor protected, so keep it on loopback or a trusted network. Empty: "
+        "nowhere.",
+    )
+
+
+@frozen(kw_only=True)
 class Config:
     """What a daemon runs on. `path` is the file it came from, None for the defaults alone."""
 
@@ -192,6 +203,10 @@ class Config:
     )
     cluster: ClusterConfig = field(
         metadata=described(Section(ClusterConfig), "", "The cluster and this node's place in it.")
+    )
+    http: HttpConfig = field(
+        factory=HttpConfig,
+        metadata=described(Section(HttpConfig), "", "The HTTP listener, which only shows things."),
     )
     session_ttl_minutes: int = setting(_MINUTES, 1440, "A session is closed so long after opening.")
     session_idle_timeout_minutes: int = setting(

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, fields, frozen
 
-from nefia.config.kinds import AnyKind, Items, Kind, Scalar, Section, Variants
+from nefia.config.kinds import AnyKind, Items, Kind, Scalar, Section, Variants, one_of
 
 _SETTING = "nefia setting"
 
@@ -29,6 +29,11 @@ def described(kind: AnyKind, default: Scalar | None, doc: str) -> dict[str, obje
 def setting(kind: Kind, default: Scalar, doc: str) -> Any:
     """A field of one value that has the same default in the file and in the program."""
     return field(default=kind.convert(default), metadata=described(kind, default, doc))
+
+
+def variant(word: str, doc: str) -> Any:
+    """The field that names the class in the file, so that it can have no other value."""
+    return field(default=word, metadata=described(one_of(word), None, doc))
 
 
 def settings_of(section: type) -> dict[str, Setting]:

@@ -6,14 +6,16 @@ than the log, and the waiting afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 from attrs import evolve, frozen
 
-from nefia.clock import NodeClock
+from nefia.clock import NodeClock, sleep
 from nefia.errors import (
+    NefiaError,
     NewerFormat,
     NotMember,
     OtherCluster,
@@ -21,14 +23,19 @@ from nefia.errors import (
     PeerUnreachable,
     WouldLoseQuorum,
 )
+from nefia.net.dialling import PeerRefused
 from nefia.net.handshake import Welcome
 from nefia.node.applier import overtaken
 from nefia.node.chronicle import TRANSFER, Chronicle
+from nefia.node.leading import LeaderServices
 from nefia.node.replica import Replica
 from nefia.raft.configuration import ADDED, MOVED, REMOVED, Configuration, Member, Note
 from nefia.raft.quorum import majority
 
 PREFLIGHT_SECONDS = 5.0
+PREFLIGHT_PATIENCE_SECONDS = 3.0
+"""For how long a new node may refuse connections, as one does whose daemon was just started."""
+PREFLIGHT_AGAIN_SECONDS = 0.2
 RECORD_SECONDS = 0.5
 """What writing down a transfer may take before leadership is handed over without that."""
 PROMOTION_SECONDS = 60.0
@@ -48,6 +55,7 @@ class Membership:
     cluster_id: Callable[[], str]
     probe: Probe
     chronicle: Chronicle
+    services: Callable[[], LeaderServices]
     apply_timeout: float
 
     # Adding.
@@ -97,7 +105,7 @@ class Membership:
     async def _preflight(self, member: Member) -> Member:
         """Talk to the node before anything is changed; returns what is known of it then."""
         node_id, address = member.id, member.address
-        welcome = await self.probe(address, node_id, PREFLIGHT_SECONDS)
+        welcome = await self._patient_probe(address, node_id)
         if welcome.cluster_id not in ("", self.cluster_id()):
             raise OtherCluster(
                 f"{node_id} at {address} belongs to another cluster, {welcome.cluster_id}",
@@ -116,6 +124,16 @@ class Membership:
                 hint=f"upgrade {node_id} first",
             )
         return evolve(member, instance=welcome.instance_id, features=welcome.features)
+
+    async def _patient_probe(self, address: str, node_id: str) -> Welcome:
+        patient_until = self.clock.now() + PREFLIGHT_PATIENCE_SECONDS
+        while True:
+            try:
+                return await self.probe(address, node_id, PREFLIGHT_SECONDS)
+            except PeerRefused:
+                if self.clock.now() >= patient_until:
+                    raise
+            await sleep(self.clock, PREFLIGHT_AGAIN_SECONDS)
 
     async def _await_promotion(self, node_id: str) -> None:
         def settled() -> bool:
@@ -162,7 +180,12 @@ class Membership:
 
         if dry_run:
             return self._preview(without(self.clock.now()))
-        await self._change(without)
+        if node_id != self.replica.raft.node_id:
+            await self._change(without)
+        else:
+            self.check_quorum_without(node_id, self.clock.now(), force=force)
+            async with self._stood_down("this node is removed"):
+                await self._change(without)
         return {"changed": True}
 
     def check_quorum_without(self, node_id: str, now: float, *, force: bool) -> None:
@@ -226,19 +249,48 @@ class Membership:
     # Handing over.
 
     async def transfer(self, to: str | None, reason: str = "") -> dict[str, Any]:
-        """{"leader_id", "term", "phases": {"record_ms", "catch_up_ms", "election_ms"}} (3.10).
+        """{"leader_id", "term", "phases": {"record_ms", "stop_ms", ...}} (3.10).
 
+        The phases are `record_ms`, `stop_ms` (of the services), `catch_up_ms` and `election_ms`.
         Raises ChangeInProgress, NotMember, PeerUnreachable, OutcomeUnknown.
         """
         self._require_leader()
         raft = self.replica.raft
         if to is not None and (to not in self._configuration.voters or to == raft.node_id):
             raise NotMember(f"{to} is no other voter of this cluster")
-        asked, term = self.clock.now(), raft.term
+        asked = self.clock.now()
         with self.clock.deadline_scope(asked + RECORD_SECONDS):
             await self.chronicle.record(TRANSFER, to or "", f"from {raft.node_id}", reason)
         self._require_leader()
-        began = self.clock.now()
+        recorded = self.clock.now()
+        async with self._stood_down(reason or "leadership is handed over"):
+            stopped = self.clock.now()
+            phases = await self._hand_over(to)
+        before = {
+            "record_ms": _milliseconds(recorded - asked),
+            "stop_ms": _milliseconds(stopped - recorded),
+        }
+        return {"leader_id": raft.leader_id, "term": raft.term, "phases": before | phases}
+
+    @asynccontextmanager
+    async def _stood_down(self, reason: str) -> AsyncIterator[None]:
+        """Services have stopped in good order; should this node go on leading, it is in a new term.
+
+        In each term services are started once, so that a guard never confuses two tenures.
+        """
+        stood_down = await self.services().stand_down(reason)
+        try:
+            yield
+        except NefiaError:
+            if stood_down:
+                self.replica.resign("services have stopped, and the hand-over has failed")
+            raise
+
+    async def _hand_over(self, to: str | None) -> dict[str, int]:
+        """The durations of its phases in milliseconds."""
+        raft = self.replica.raft
+        self._require_leader()
+        began, term = self.clock.now(), raft.term
         target = await self.replica.ask(partial(self._begin_transfer, to))
 
         def decided() -> bool:
@@ -265,12 +317,10 @@ class Membership:
                 f"{target} did not take over, so this node leads again",
                 hint=f"see in nefia cluster members whether {target} answers",
             )
-        phases = {
-            "record_ms": _milliseconds(began - asked),
+        return {
             "catch_up_ms": _milliseconds(caught_up - began),
             "election_ms": _milliseconds(self.clock.now() - caught_up),
         }
-        return {"leader_id": raft.leader_id, "term": raft.term, "phases": phases}
 
     def _begin_transfer(self, to: str | None, now: float) -> str:
         return self.replica.raft.transfer(now, to)

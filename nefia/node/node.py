@@ -7,22 +7,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import blake2b
 from random import Random
 from typing import Any
 
 import structlog
 import trio
-from attrs import frozen
 
 from nefia.clock import NodeClock
-from nefia.config import ClusterConfig, PeerConfig
-from nefia.errors import (
-    DiskFailed,
-    NefiaError,
-    NewerFormat,
-    NoQuorum,
-)
+from nefia.errors import DiskFailed, NefiaError, NewerFormat, NoQuorum
 from nefia.net.handshake import LocalIdentity, View, Welcome
 from nefia.net.interface import Inlet, Level
 from nefia.net.mesh import Mesh
@@ -36,11 +28,12 @@ from nefia.node.discovery import Discovery
 from nefia.node.forwarding import forward
 from nefia.node.founding import first_configuration, found_cluster, join_own_cluster
 from nefia.node.housekeeping import Housekeeping
+from nefia.node.leading import LeaderServices, NoServices
 from nefia.node.membership import Membership
 from nefia.node.proposals import Settle
 from nefia.node.replica import Replica
 from nefia.node.restoring import restore
-from nefia.node.snapshotter import DEFAULT_SNAPSHOTS, SnapshotSettings
+from nefia.node.settings import Settings
 from nefia.node.snapshotting import Snapshotting
 from nefia.node.waiters import Waiters
 from nefia.node.watching import Watching
@@ -48,61 +41,21 @@ from nefia.raft.configuration import Configuration
 from nefia.raft.core import Raft
 from nefia.raft.epoch import first_of_next_epoch
 from nefia.raft.messages import Message
-from nefia.raft.options import Options
 from nefia.state.cluster_clock import ClusterClock
-from nefia.state.commands import DEFAULT_RETENTION, Command, SetRetention
-from nefia.state.features import FEATURES, RESTORE
+from nefia.state.commands import Command
+from nefia.state.features import RESTORE
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome
 from nefia.storage.store import LogStore
 
 RELAY_SECONDS = 1.0
 """How long a follower waits for the leader's view before it shows its own."""
-FINGERPRINT_BYTES = 8
 HAND_OVER_SECONDS = 2.0
 """How long a node that stops waits for its successor."""
 
 Answer = Callable[[bytes], Awaitable[bytes]]
 
 _log = structlog.get_logger("nefia.node")
-
-
-@frozen
-class Settings:
-    """What a node needs of its configuration. Durations in seconds."""
-
-    address: str
-    peers: tuple[PeerConfig, ...]
-    options: Options
-    apply_timeout: float
-    max_pool: int
-    transport_timeout: float
-    snapshots: SnapshotSettings = DEFAULT_SNAPSHOTS
-    fingerprint: str = ""
-    """Of the `raft:` section, which all nodes should have alike."""
-    dead_peer_cleanup: float | None = None
-    features: int = FEATURES
-    """The newest feature level that this program understands."""
-    retention: SetRetention = DEFAULT_RETENTION
-
-    @classmethod
-    def of(cls, cluster: ClusterConfig) -> Settings:
-        raft = cluster.raft
-        return cls(
-            address=cluster.advertise_addr,
-            peers=cluster.peers,
-            options=Options(
-                heartbeat_timeout=raft.heartbeat_timeout,
-                election_timeout=raft.election_timeout,
-                leader_lease=raft.leader_lease,
-            ),
-            apply_timeout=raft.apply_timeout,
-            max_pool=raft.max_pool,
-            transport_timeout=raft.transport_timeout,
-            snapshots=SnapshotSettings.of(raft),
-            fingerprint=blake2b(repr(raft).encode(), digest_size=FINGERPRINT_BYTES).hexdigest(),
-            dead_peer_cleanup=cluster.dead_peer_cleanup,
-        )
 
 
 class Node:
@@ -160,13 +113,17 @@ class Node:
         self._housekeeping = Housekeeping(self._replica, clock, settings.retention)
         self.watching = Watching(self._replica)
         self._waiters = Waiters(self._replica, clock)
-        self._chronicle = Chronicle(self._replica, clock, _utc_ms)
+        self.chronicle = Chronicle(self._replica, clock, _utc_ms)
+        self.services: LeaderServices = NoServices()
+        """To be set before `run`."""
+        self._nursery: trio.Nursery | None = None
         self._membership = Membership(
             replica=self._replica,
             clock=clock,
             cluster_id=lambda: store.identity.cluster_id,
             probe=self._mesh.probe,
-            chronicle=self._chronicle,
+            chronicle=self.chronicle,
+            services=lambda: self.services,
             apply_timeout=settings.apply_timeout,
         )
         self._caretaker = Caretaker(
@@ -184,7 +141,9 @@ class Node:
 
     async def run(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> None:
         """Until cancelled. Raises DiskFailed or DataDamaged when this node must start anew."""
+        self._replica.renewed = self.services.renewed
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             await nursery.start(self._mesh.run, listeners)
             self._untried = set(self._raft.log.configuration.ids - {self._raft.node_id})
             nursery.start_soon(self._replica.run)
@@ -194,14 +153,25 @@ class Node:
             nursery.start_soon(self._discovery.run, self._mesh.probe, self._is_waiting)
 
     async def leave(self) -> None:
-        """A planned stop: hand leadership over, and let the others know. Then cancel `run`."""
+        """A planned stop: services, then leadership, then goodbye. Then cancel `run`."""
+        reason = "the daemon stops"
+        if self._raft.leader is not None:
+            await self.services.stand_down(reason)
         if self._raft.leader is not None and len(self._raft.log.configuration.voters) > 1:
             with self._clock.deadline_scope(self._clock.now() + HAND_OVER_SECONDS):
-                try:
-                    await self._membership.transfer(None, "the daemon stops")
-                except NefiaError as error:
-                    _log.warning("hand_over_failed", reason=error.message)
+                await self._hand_over(reason)
         await self._mesh.goodbye()
+
+    def hand_over(self, reason: str) -> None:
+        """Begin to hand leadership over, in a task of the node's own."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._hand_over, reason)
+
+    async def _hand_over(self, reason: str) -> None:
+        try:
+            await self._membership.transfer(None, reason)
+        except NefiaError as error:
+            _log.warning("hand_over_failed", reason=error.message)
 
     async def _lead(self, term: int) -> None:
         """What runs while this node may act as the leader, in the leadership scope."""
@@ -211,9 +181,18 @@ class Node:
                 nursery.start_soon(self._housekeeping.run)
                 nursery.start_soon(self._housekeeping.set_retention)
                 nursery.start_soon(self._caretaker.run)
-                nursery.start_soon(self._chronicle.run)
+                nursery.start_soon(self.chronicle.run)
+                nursery.start_soon(self.services.lead, term)
         finally:
             _log.info("leadership_ends", term=term)
+
+    @property
+    def replica(self) -> Replica:
+        return self._replica
+
+    @property
+    def cluster_id(self) -> str:
+        return self._store.identity.cluster_id
 
     @property
     def _raft(self) -> Raft:
@@ -284,6 +263,7 @@ class Node:
             lineage=self._store.identity.lineage,
             reachable=self._reachable(now),
             digest=self._applier.machine.digest(),
+            peers=self._mesh.status(),
         )
         if self._is_waiting():
             shown["hint"] = self._discovery.hint
@@ -293,6 +273,8 @@ class Node:
                 f"the raft: settings of this node differ from those of {leader.node_id}; "
                 "make them equal in nefia.yaml and restart this node"
             )
+        if services := self.services.status():
+            shown["services"] = services
         self.annotate(shown)
         return shown
 
@@ -375,6 +357,23 @@ class Node:
     async def transfer_leader(self, to: str | None, reason: str) -> dict[str, Any]:
         """See `Membership.transfer`."""
         return await self._membership.transfer(to, reason)
+
+    def service_status(self) -> list[dict[str, Any]]:
+        return self.services.status()
+
+    async def service_restart(self, name: str) -> None:
+        """Raises NotFound, NotLeader and NoLeader."""
+        self._require_leader()
+        self.services.restart(name)
+
+    async def service_reload(self, name: str) -> None:
+        """Raises NotFound, ServiceFailed, NotLeader and NoLeader."""
+        self._require_leader()
+        await self.services.reload(name)
+
+    def _require_leader(self) -> None:
+        if self._raft.leader is None:
+            raise self._replica.not_leader()
 
     def first_of_next_epoch(self, seen: int) -> int:
         """Above every term and token there is here, and above `seen`. Raises NewerFormat."""

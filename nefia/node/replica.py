@@ -103,6 +103,8 @@ class Replica:
         """To be set before `run`."""
         self.changed = trio.Event()
         """Set, and replaced, when role, leader, configuration or commit index change."""
+        self.renewed: Callable[[float], None] = lambda lease_end: None
+        """Called with each later end of the lease."""
         self.observers: list[Callable[[], None]] = []
         """Called then, and when a snapshot has taken the place of the state."""
         self.notice_observers: list[Callable[[Notice], None]] = []
@@ -142,6 +144,10 @@ class Replica:
         """Messages of one peer for the core, in their order."""
         self._messages.extend(messages)
         self._turn()
+
+    def resign(self, reason: str) -> None:
+        """Have another node lead, if this one does."""
+        self.post(lambda now: self.raft.resign(now, reason))
 
     async def ask(self, action: Callable[[float], T]) -> T:
         """What `action(now)`, an input of the core, returns or raises in the next pass."""
@@ -343,6 +349,8 @@ class Replica:
         if lease_end == self._lease_end and self._leadership is not None:
             return
         self._lease_end = lease_end
+        if lease_end > now:
+            self.renewed(lease_end)
         if self._leadership is not None:
             self._clock.move_deadline(self._leadership, lease_end)
         elif lease_end > now:

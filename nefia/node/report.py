@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from nefia.net.link import PeerStatus
+from nefia.node.evidence import evidence
 from nefia.raft.configuration import Member
 from nefia.raft.core import Raft
 from nefia.raft.quorum import majority
@@ -20,6 +22,7 @@ def status(
     lineage: str,
     reachable: AbstractSet[str],
     digest: str,
+    peers: Mapping[str, PeerStatus],
 ) -> dict[str, Any]:
     """The object of `status -o json`. `reachable`: the members that answer, this node included."""
     configuration = raft.log.configuration
@@ -44,6 +47,7 @@ def status(
         "last_contact_ms": _last_contact_ms(raft, now),
         "digest": digest,
         "services": [],
+        "evidence": evidence(raft, peers, now),
     }
 
 

@@ -69,6 +69,7 @@ class Watching:
         self._replica = replica
         self._watchers: list[Watcher] = []
         self._machine = replica.applier.machine
+        self._replaced = self._machine.replaced
         replica.observers.append(self._follow)
         replica.notice_observers.append(self._notice)
 
@@ -101,14 +102,17 @@ class Watching:
     def _attach(self) -> None:
         self._machine.watch(None)
         self._machine = self._replica.applier.machine
+        self._replaced = self._machine.replaced
         self._machine.watch(self._happened if self._watchers else None)
 
     def _follow(self) -> None:
-        """A snapshot has brought another machine, whatever has happened in between."""
-        if self._machine is not self._replica.applier.machine:
-            self._attach()
-            for topic in ("queue", "session"):
-                self.tell(topic, {"event": "missed", "count": None})
+        """Another state, installed or restored, whatever has happened in between."""
+        machine = self._replica.applier.machine
+        if self._machine is machine and self._replaced == machine.replaced:
+            return
+        self._attach()
+        for topic in ("queue", "session"):
+            self.tell(topic, {"event": "missed", "count": None})
 
     def _happened(self, happening: Happening) -> None:
         self.tell("queue" if isinstance(happening.record, Task) else "session", happening)

@@ -241,6 +241,11 @@ class Raft:
         """
         return self._require_leader(now).begin_transfer(target)
 
+    def resign(self, now: float, reason: str) -> None:
+        """Stop leading, if it leads, and let the best follower begin at once."""
+        if self._observe(now) and self.leader:
+            self.leader.resign(reason)
+
     def begin_epoch(self, now: float, term: int) -> None:
         """Lead on in `term`, beyond the next: as after a transfer to itself (3.10, SPEC 9).
 

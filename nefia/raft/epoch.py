@@ -9,8 +9,9 @@ How the two begin one, `first = first_of_next_epoch(every term and token it can 
 
 * recover writes one entry, the new configuration, with the term `first` and makes that the node's
   term; `Machine.configure` raises the tokens when it applies the entry.
-* restore makes a snapshot whose place in the log has the term `first` and whose `Counters` have at
-  least `first` as their `last_token`; the node that makes it has to have that term before.
+* restore goes through the log: its last command raises the tokens to `first`
+  (`commands.EndRestore`), and whoever leads then has itself elected for the term `first`
+  (`Raft.begin_epoch`).
 
 A counter that runs over its part merely begins the next epoch by itself: the order stays right.
 """

@@ -7,14 +7,16 @@ half of it for its own manners, the rest for force.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nefia.config import ServiceConfig
-from nefia.errors import NefiaError
+from nefia.errors import GuardLost, ServiceFailed
+
+__all__ = ["Guard", "GuardLost", "Service", "ServiceFailed", "State", "Tenure"]
 
 
 class State(Enum):
@@ -32,13 +34,15 @@ class State(Enum):
 class Tenure:
     """The right to run services, from `acquired(term)` to the end of the lease.
 
-    `term` is the fencing token. `reason` says in a clause why this node leads.
+    `term` is the fencing token. `reason` says in a clause why this node leads. `memory` is what
+    the service that is started has learned in earlier tenures.
     """
 
     node_id: str
     cluster_id: str
     term: int
     reason: str
+    memory: Mapping[str, str] = field(factory=dict)
 
     def environment(self, role: str) -> dict[str, str]:
         """What every command gets besides the guard's own environment (SPEC 9)."""
@@ -51,22 +55,11 @@ class Tenure:
         }
 
 
-class ServiceFailed(NefiaError):
-    """A service did not start, or ended by itself. The message says which and why."""
-
-    code = "service_failed"
-
-
-class GuardLost(NefiaError):
-    """The guard has gone, or refuses: without it nothing external may run, so nobody leads here."""
-
-    code = "guard_lost"
-
-
 class Service(Protocol):
     """One service of this node. The supervisor calls one method at a time, but for `fence`."""
 
-    config: ServiceConfig
+    @property
+    def config(self) -> ServiceConfig: ...
 
     async def start(self, tenure: Tenure) -> None:
         """Return once it is ready. Raises ServiceFailed; cancelled at `start_timeout`."""
@@ -96,6 +89,9 @@ class Guard(Protocol):
     @property
     def lease_end(self) -> float:
         """The newest that the guard has acknowledged; -infinity if none is."""
+
+    async def ready(self) -> None:
+        """Return once there is a guard that has cleaned up, so that a tenure may begin."""
 
     on_lease: Callable[[float], None]
     """Called with each newly acknowledged lease end."""

@@ -41,6 +41,8 @@ MAX_MEMORY_BYTES = 4096
 """Of what a service has learned about one key."""
 MAX_PRIORITY = 1_000_000
 """Either side of 0."""
+MAX_NUMBER = 2**53 - 1
+"""In a state that is restored: times and counters go on from there."""
 MAX_DELAY_MS = 365 * DAY_MS
 MIN_LEASE_MS = SECOND_MS
 MAX_LEASE_MS = DAY_MS

@@ -75,7 +75,7 @@ class Machine:
         self.tenure_held = counters.tenure_held
         self._restoring: Restoring | None = None
         self.replaced = 0
-        """How often another state has taken the place of this one: those who watch have missed it."""
+        """How often another state was put in place of this one, unseen by those who watch."""
         self._handlers = self._bound_handlers()
 
     def _bound_handlers(self) -> dict[type[Command], Callable[..., Outcome]]:
@@ -305,7 +305,7 @@ class Machine:
         """The newest events, up to `limit`, the oldest of them first."""
         return self._history.newest(limit)
 
-    def memories(self, service: str) -> dict[str, Memory]:
+    def remembered(self, service: str) -> dict[str, str]:
         """What `service` has learned, by key in order."""
         return self._memories.of(service)
 

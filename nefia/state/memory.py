@@ -29,9 +29,9 @@ class Memories:
             self.table.put(place, Memory(*place, command.value, now))
         return TimeOutcome()
 
-    def of(self, service: str) -> dict[str, Memory]:
+    def of(self, service: str) -> dict[str, str]:
         """What is remembered for a service, by key in order."""
-        return {key: each for (name, key), each in self.in_order() if name == service}
+        return {key: each.value for (name, key), each in self.in_order() if name == service}
 
     def in_order(self) -> list[tuple[tuple[str, str], Memory]]:
         return sorted(self.table.records.items())

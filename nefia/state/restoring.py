@@ -13,6 +13,7 @@ from itertools import pairwise
 import msgspec
 
 from nefia.state.commands import BeginRestore, RestorePart
+from nefia.state.limits import MAX_NUMBER
 from nefia.state.queue import Queue
 from nefia.state.records import Counters, Session, Task
 from nefia.state.sessions import Sessions
@@ -49,7 +50,9 @@ class Restoring:
             return False
         try:
             sessions, tasks = _sessions(part.sessions), _tasks(part.tasks)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):  # the latter for text that is not UTF-8
+            return False
+        if not all(map(_is_countable, sessions)) or not all(map(_is_countable, tasks)):
             return False
         ids = [session.id for session in sessions]
         numbers = [self._last_number, *(task.number for task in tasks)]
@@ -72,3 +75,9 @@ class Restoring:
     def end_ms(self) -> int:
         """When it is given up."""
         return self.touched_ms + PATIENCE_MS
+
+
+def _is_countable(record: Session | Task) -> bool:
+    """Whether its numbers leave room to count on from, and can still be written down then."""
+    values = msgspec.structs.astuple(record)
+    return all(abs(value) <= MAX_NUMBER for value in values if isinstance(value, int))

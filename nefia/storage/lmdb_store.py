@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -63,6 +64,9 @@ class LmdbStore:
     caller that is cancelled stops waiting, but its write is still carried out, in order.
     """
 
+    wrote: Callable[[float], None] = staticmethod(lambda seconds: None)
+    """Told, in the writing thread, how long each write took until it was durable."""
+
     def __init__(self, data_dir: Path, node_id: str | None, clock: NodeClock) -> None:
         self._data_dir = data_dir
         self._path = data_dir / layout.DATABASE_FILE
@@ -87,7 +91,13 @@ class LmdbStore:
         return await self._do(self._reader, partial(self._db.load, tail_bytes))
 
     def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
-        return partial(self._finish, self._writer.begin(partial(self._db.write, write)))
+        return partial(self._finish, self._writer.begin(partial(self._write, write)))
+
+    def _write(self, write: Write) -> None:
+        """In the thread."""
+        began = time.perf_counter()
+        self._db.write(write)
+        self.wrote(time.perf_counter() - began)
 
     async def write(self, write: Write) -> None:
         await self.begin_write(write)()

@@ -93,6 +93,17 @@ class Node:
     def first_of_next_epoch(self, seen: int) -> int:
         return seen + 1000
 
+    def service_status(self) -> list[dict[str, Any]]:
+        return [{"name": "wg0", "state": "running"}]
+
+    async def service_restart(self, name: str) -> None:
+        self._check_leads()
+        self.membership.append(("restart", name))
+
+    async def service_reload(self, name: str) -> None:
+        self._check_leads()
+        self.membership.append(("reload", name))
+
     async def snapshot(self) -> dict[str, Any]:
         return {"index": 7, "term": 2, "bytes": 90}
 
@@ -483,3 +494,10 @@ class TestMembership:
         with pytest.raises(NefiaError) as caught:
             await ask(node, "add_peer", id="n2", addr="h:1")
         assert caught.value.details == {"leader_id": "n2", "leader_addr": "h:1"}
+
+
+async def test_services_are_listed_restarted_and_reloaded(node: Node) -> None:
+    assert await ask(node, "service_list") == {"services": [{"name": "wg0", "state": "running"}]}
+    assert await ask(node, "service_restart", name="wg0") == {}
+    assert await ask(node, "service_reload", name="wg0") == {}
+    assert node.membership == [("restart", "wg0"), ("reload", "wg0")]

@@ -47,6 +47,7 @@ BEYOND: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("session_open", {"host": "h", "labels": {"a": "x" * (limits.MAX_LABEL_BYTES + 1)}}),
     ],
     "`request_id`": [("queue_cancel", {"id": "1", "request_id": "r" * 129})],
+    "`reason`": [("remove_peer", {"id": "n", "reason": "r" * (limits.MAX_REASON_CHARACTERS + 1)})],
     "`tasks` of a push": [
         ("queue_push", {"tasks": [{"payload": 1}] * (limits.MAX_PUSH_TASKS + 1)}),
         ("queue_push", {"tasks": [{"payload": "x" * 250_000}] * 5}),
@@ -59,6 +60,9 @@ BEYOND: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (action, {"limit": limit})
         for action in ("queue_list", "session_list")
         for limit in (0, limits.MAX_PAGE_RECORDS + 1)
+    ],
+    "`limit` of the history": [
+        ("history", {"limit": limit}) for limit in (0, limits.MAX_EVENTS + 1)
     ],
     "`wait`": [("queue_claim", {"worker": "w", "wait": f"{table.MAX_CLAIM_WAIT_MS + 1}ms"})],
     "`lease`": [("queue_claim", {"worker": "w", "lease": lease}) for lease in ("999ms", "24h0m1s")],

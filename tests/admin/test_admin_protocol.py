@@ -14,7 +14,8 @@ from nefia.admin import MAX_LINE_BYTES, READING_ACTIONS
 from nefia.admin.lines import LineBuffer
 from nefia.admin.protocol import Refusal, Request, encode_answer, encode_error, parse_request
 from nefia.admin.reference import render
-from nefia.admin.table import ACTIONS, MAX_CLAIM_WAIT_MS, Mode
+from nefia.admin.shapes import Mode
+from nefia.admin.table import ACTIONS, MAX_CLAIM_WAIT_MS
 from nefia.admin.values import MAX_NESTING, json_bytes
 from nefia.errors import Internal, NotLeader
 
@@ -83,7 +84,7 @@ class TestRequests:
         assert error_of(action="queue_push", paylod=1)["hint"] == 'did you mean "payload"?'
         assert error_of(action="status", verbose=True)["hint"] == "it takes none"
 
-    @pytest.mark.parametrize("action", ["service_list", "event_send"])
+    @pytest.mark.parametrize("action", ["drill", "event_send"])
     def test_does_not_know_what_later_versions_may(self, action: str) -> None:
         assert error_of(action=action)["code"] == "unknown_action"
 

@@ -19,7 +19,8 @@ from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import Refusal, encode_answer, encode_error, parse_request
 from nefia.config import PeerConfig
 from nefia.errors import DiskFailed, NefiaError, OutcomeUnknown
-from nefia.node.node import Node, Settings, open_node
+from nefia.node.node import Node, open_node
+from nefia.node.settings import Settings
 from nefia.raft.core import Raft
 from nefia.raft.options import Options
 from nefia.state.machine import Machine
@@ -120,6 +121,8 @@ class Cluster:
         self.up: dict[str, Process] = {}
         self.failures: dict[str, DiskFailed] = {}
         self.leaderships: list[Leadership] = []
+        self.started: Callable[[Process], None] = lambda process: None
+        """Called with each new process before it runs."""
         self._nursery = nursery
         self._cuts: set[tuple[str, str]] = set()
         self._starts = 0
@@ -153,6 +156,7 @@ class Cluster:
         process = Process(name, node, Actions(node, lifetimes), clock)
         self.up[name] = process
         self._watch_leaderships(process)
+        self.started(process)
         self._nursery.start_soon(self._run, process, await self.net.of(name).listen(address))
         return process
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,7 @@ from nefia.errors import (
     PeerUnreachable,
     WouldLoseQuorum,
 )
+from nefia.node.membership import PREFLIGHT_AGAIN_SECONDS, PREFLIGHT_PATIENCE_SECONDS
 from tests.node.cluster import Cluster
 
 
@@ -151,11 +153,29 @@ async def test_the_wrong_node_at_the_address_is_refused(nodes: Cluster) -> None:
 async def test_a_node_that_cannot_be_reached_is_refused(nodes: Cluster) -> None:
     await nodes.form("n1", "n2")
     before = nodes.up["n1"].raft.log.last_index
-    for address in ("n3:9700", "nowhere:1"):
+    patience = {"n3:9700": PREFLIGHT_PATIENCE_SECONDS, "nowhere:1": 0.0}
+    for address, seconds in patience.items():
+        began = trio.current_time()
         with pytest.raises(PeerUnreachable) as refused:
             await nodes.ask("n1", "add_peer", id="n3", addr=address)
         assert refused.value.changed is False
+        assert trio.current_time() - began == pytest.approx(seconds, abs=1.0)
     assert nodes.up["n1"].raft.log.last_index == before
+
+
+async def test_a_node_that_is_just_starting_is_waited_for(nodes: Cluster) -> None:
+    await nodes.form("n1", "n2")
+    added: list[dict[str, Any]] = []
+
+    async def add() -> None:
+        added.append(await nodes.ask("n1", "add_peer", id="n3", addr="n3:9700"))
+
+    nodes._nursery.start_soon(add)
+    await trio.sleep(PREFLIGHT_PATIENCE_SECONDS - 2 * PREFLIGHT_AGAIN_SECONDS)
+    assert "n3" not in nodes.members(), "nothing is changed before it has been talked to"
+    await nodes.start("n3")
+    await nodes.until(lambda: added)
+    assert added[0]["member"]["voter"]
 
 
 async def test_without_preflight_a_node_may_come_later(nodes: Cluster) -> None:

@@ -256,6 +256,7 @@ async def test_roles_leaders_and_members_show(cluster: Cluster) -> None:
     ) as seen:
         await cluster.start("n4")
         await cluster.ask("n1", "add_peer", id="n4", addr="n4:9700")
+        await trio.sleep(SOON_SECONDS)
         members = [each["members"] for each in seen if each["event"] == "membership"]
         assert {"id": "n4", "address": "n4:9700", "voter": True} in members[-1]
         cluster.crash("n1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from io import BytesIO
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from nefia.admin.restoring import Step, encode_step, steps
 from nefia.errors import ChangeInProgress, Conflict, DataDamaged, NefiaError, NotInitialized
 from nefia.node.snapshotter import SnapshotSettings
 from nefia.raft.options import Options
+from nefia.state.happenings import Happening
 from nefia.storage.snapshot_format import read_records
 from tests.node.cluster import SETTINGS, Cluster
 from tests.node.snapshots import (
@@ -223,6 +225,33 @@ async def test_restored_state_is_on_all_nodes_and_begins_an_epoch(nursery: trio.
     await cluster.until(cluster.is_calm)
     assert len(cluster.digests()) == 1
     assert {process.raft.term >> 40 for process in cluster.up.values()} == {1}
+
+
+async def test_who_watches_is_told_that_all_has_changed(nursery: trio.Nursery) -> None:
+    """On a node that gets the steps as they come, and on one that gets them in one go."""
+    cluster = with_snapshots(nursery, BY_HAND)
+    await cluster.form("n1", "n2", "n3")
+    await fill(cluster, 5)
+    made = await saved(cluster, "n1")
+    await fill(cluster, 1)
+    await cluster.until(cluster.is_calm)
+    missed = {"event": "missed", "count": None}
+    with ExitStack() as stack:
+        watchers = {
+            name: stack.enter_context(cluster.up[name].node.watching.watch(["queue"]))
+            for name in ("n2", "n3")
+        }
+        cluster.isolate("n3")
+        await send(cluster, "n1", made)
+        cluster.heal()
+        for watcher in watchers.values():
+            assert await watcher.take() == [missed]
+        await cluster.new_leader()
+        await fill(cluster, 1, seed=2)
+        for watcher in watchers.values():
+            (happening,) = await watcher.take()
+            assert isinstance(happening, Happening)
+            assert happening.change == "pushed"
 
 
 async def test_a_restore_that_is_cut_short_changes_nothing(nursery: trio.Nursery) -> None:

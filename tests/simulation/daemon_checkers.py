@@ -15,6 +15,7 @@ from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry
 from nefia.state.machine import Machine
 from tests.node.cluster import Process, overlapping
+from tests.node.service_stubs import Lives
 from tests.simulation.checkers import require
 from tests.simulation.daemon_journal import Journal
 
@@ -128,7 +129,13 @@ class Checkers:
 
     # The end.
 
-    def services_never_overlap(self, leaderships: Sequence[Leadership]) -> None:
+    def lives_never_overlap(self, lives: Lives) -> None:
+        """Services ran on one node at a time, whatever happened to daemons, disks and network."""
+        self._journal.count("services started", by=len(lives.lives))
+        for one, other in lives.overlaps():
+            require(False, f"{one} and {other} ran at once")
+
+    def leases_never_overlap(self, leaderships: Sequence[Leadership]) -> None:
         """Voters that restart forget whom they heard; nothing else may shorten a lease.
 
         A new leader's services wait until such leases are over (SPEC 9); its scope does not.

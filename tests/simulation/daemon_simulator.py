@@ -144,7 +144,8 @@ class Simulation:
                 await world.call(leader, "reader", action, {"id": id_}, PATIENCE_SECONDS)
 
     def _judge(self, world: World) -> None:
-        world.checkers.services_never_overlap(world.leaderships)
+        world.checkers.leases_never_overlap(world.leaderships)
+        world.checkers.lives_never_overlap(world.services.lives)
         self.journal.count("entries committed", world.checkers.committed_index)
         changes = {index for index, _ in world.checkers.configurations}
         self.journal.count("membership changes", len(changes & {*world.checkers.entries}))

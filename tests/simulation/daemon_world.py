@@ -16,6 +16,7 @@ from nefia.errors import DataDamaged, DiskFailed, NefiaError
 from nefia.raft.quorum import majority
 from nefia.storage.memory import Disk
 from tests.node.cluster import SETTINGS, Cluster, PausableClock, Process
+from tests.node.service_stubs import ServiceCluster
 from tests.simulation.daemon_checkers import Checkers
 from tests.simulation.daemon_journal import NODE, Journal
 from tests.simulation.daemon_network import SlowNetwork
@@ -24,6 +25,7 @@ from tests.simulation.history import Json, Recorder
 
 Pair = tuple[str, str]
 
+SERVICES = ("first", "second")
 APPLY_SECONDS = 2.0
 TRANSPORT_SECONDS = 4.0
 REVIVE_SECONDS = 0.1
@@ -90,6 +92,7 @@ class World(Cluster):
         self._clocks = dict(zip(self.names, scenario.rates, strict=True))
         for name in self.names:
             self.new_disk(name)
+        self.services = ServiceCluster(self, nursery, SERVICES)
 
     # Machines.
 

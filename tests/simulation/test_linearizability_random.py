@@ -17,7 +17,8 @@ from attrs import define, evolve, field
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nefia.admin.actions import Actions, NodeApi, SessionLifetimes
+from nefia.admin.actions import Actions, SessionLifetimes
+from nefia.admin.node_api import NodeApi
 from nefia.admin.protocol import Request, encode_answer, encode_error, parse_request
 from nefia.errors import NefiaError
 from nefia.state.commands import Change, Command

@@ -1,0 +1,203 @@
+"""Which node runs the leader's services, from when and until when (SPEC 9)."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from nefia.errors import NefiaError
+from nefia.services import leadership as leadership_module
+from tests.node.cluster import Cluster
+from tests.node.service_stubs import ServiceCluster
+
+TENURE_SECONDS = 1.0
+"""Lease plus stop budget of the default settings."""
+
+
+@pytest.fixture
+async def services(nodes: Cluster, nursery: trio.Nursery) -> ServiceCluster:
+    made = ServiceCluster(nodes, nursery)
+    await nodes.form("n1", "n2", "n3")
+    await nodes.until(lambda: len(made.lives.running()) == 2)
+    return made
+
+
+async def moved(services: ServiceCluster, since: float) -> float:
+    """How long until both services run again on another node than before."""
+    await services.cluster.until(
+        lambda: [life.begin > since for life in services.lives.running()] == [True, True]
+    )
+    return max(life.begin for life in services.lives.running()) - since
+
+
+async def test_the_leader_runs_them_in_order(services: ServiceCluster) -> None:
+    assert [(life.node, life.service) for life in services.lives.lives] == [
+        ("n1", "a"),
+        ("n1", "b"),
+    ]
+    shown = services.cluster.up["n1"].node.status()["services"]
+    assert [(each["name"], each["state"]) for each in shown] == [("a", "running"), ("b", "running")]
+    shown = services.cluster.up["n2"].node.status()["services"]
+    assert [each["state"] for each in shown] == ["stopped", "stopped"]
+
+
+async def test_they_get_the_term_and_the_reason(services: ServiceCluster) -> None:
+    tenure = services.guards["n1"].services[0].tenures[0]
+    raft = services.cluster.up["n1"].raft
+    environment = tenure.environment("leader")
+    assert environment["NEFIA_TERM"] == str(raft.term)
+    assert environment["NEFIA_NODE_ID"] == "n1"
+    assert environment["NEFIA_CLUSTER_ID"] == services.cluster.up["n1"].node.cluster_id
+    assert environment["NEFIA_REASON"]
+
+
+async def test_after_a_crash_they_wait_for_lease_and_stop_budget(services: ServiceCluster) -> None:
+    crashed = trio.current_time()
+    services.cluster.crash("n1")
+    took = await moved(services, crashed)
+    assert not services.lives.overlaps()
+    assert TENURE_SECONDS * 0.8 < took < TENURE_SECONDS * 1.1 + 0.2
+    old = services.lives.lives[0]
+    assert old.end <= crashed + 0.5 + 0.25 + 0.1, "the guard ends what the daemon cannot"
+
+
+async def test_a_planned_hand_over_waits_for_nothing(services: ServiceCluster) -> None:
+    asked = trio.current_time()
+    answer = await services.cluster.ask("n1", "transfer_leader")
+    took = await moved(services, asked)
+    assert not services.lives.overlaps()
+    assert took < 0.3
+    assert answer["phases"].keys() == {"record_ms", "stop_ms", "catch_up_ms", "election_ms"}
+    first = [life for life in services.lives.lives if life.node == "n1"]
+    assert [life.service for life in sorted(first, key=lambda life: life.end)] == ["b", "a"]
+
+
+async def test_a_stopped_daemon_hands_its_services_over(services: ServiceCluster) -> None:
+    asked = trio.current_time()
+    await services.cluster.leave("n1")
+    assert await moved(services, asked) < 0.4
+    assert not services.lives.overlaps()
+
+
+async def test_a_removed_leader_stops_them_first(services: ServiceCluster) -> None:
+    asked = trio.current_time()
+    await services.cluster.ask("n1", "remove_peer", id="n1")
+    await moved(services, asked)
+    assert not services.lives.overlaps()
+    assert services.guards["n1"].services[0].life is not None
+
+
+async def test_a_frozen_leader_has_none_left_when_its_successor_starts(
+    services: ServiceCluster,
+) -> None:
+    frozen = trio.current_time()
+    services.cluster.pause("n1")
+    await moved(services, frozen)
+    services.cluster.resume("n1")
+    await trio.sleep(5)
+    assert not services.lives.overlaps()
+    assert len(services.lives.running()) == 2
+
+
+async def test_an_isolated_leader_stops_them_itself(services: ServiceCluster) -> None:
+    services.guards["n1"].is_deaf = False
+    cut = trio.current_time()
+    services.cluster.isolate("n1")
+    await moved(services, cut)
+    assert not services.lives.overlaps()
+    old = [life for life in services.lives.lives if life.node == "n1"]
+    assert all(life.end < cut + 0.5 + 0.25 + 0.1 for life in old)
+
+
+async def test_without_the_wait_two_nodes_run_them_at_once(
+    nodes: Cluster, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mechanism taken away: the crash fast path alone proves nothing (SPEC 5)."""
+
+    async def no_wait(self: leadership_module.Leadership) -> None:
+        pass
+
+    monkeypatch.setattr(leadership_module.Leadership, "_predecessors_are_over", no_wait)
+    services = ServiceCluster(nodes, nursery)
+    await nodes.form("n1", "n2", "n3")
+    await nodes.until(lambda: len(services.lives.running()) == 2)
+    crashed = trio.current_time()
+    nodes.crash("n1")
+    await moved(services, crashed)
+    assert services.lives.overlaps()
+
+
+async def test_a_service_that_fails_is_started_again(services: ServiceCluster) -> None:
+    stub = services.guards["n1"].services[0]
+    stub.fail()
+    await services.cluster.until(lambda: len(services.lives.running()) == 2)
+    assert [life.service for life in services.lives.lives] == ["a", "b", "a"]
+    shown = services.cluster.up["n1"].node.status()["services"][0]
+    assert shown["error"] == "a has ended by itself"
+    assert shown["failures"] == 1
+    events = (await services.cluster.ask("n1", "history"))["events"]
+    details = [event["detail"] for event in events if event["kind"] == "service"]
+    assert "a failed: a has ended by itself" in details
+
+
+async def test_a_service_that_is_not_ready_holds_up_those_behind_it(
+    nodes: Cluster, nursery: trio.Nursery
+) -> None:
+    services = ServiceCluster(nodes, nursery)
+    await nodes.start("n1")
+    services.guards["n1"].services[0].broken = "it cannot"
+    await nodes.ask("n1", "init")
+    await trio.sleep(5)
+    assert services.lives.running() == []
+    services.guards["n1"].services[0].broken = ""
+    await nodes.until(lambda: len(services.lives.running()) == 2)
+
+
+async def test_without_its_guard_a_leader_waits_for_the_next(services: ServiceCluster) -> None:
+    guard = services.guards["n1"]
+    guard.vanish()
+    await trio.sleep(2)
+    assert services.lives.running() == []
+    guard.return_()
+    await services.cluster.until(lambda: len(services.lives.running()) == 2)
+    assert {life.node for life in services.lives.running()} == {"n1"}
+
+
+async def test_without_any_guard_it_hands_over(services: ServiceCluster) -> None:
+    lost = trio.current_time()
+    services.guards["n1"].vanish()
+    await moved(services, lost)
+    assert {life.node for life in services.lives.running()}.isdisjoint({"n1"})
+    assert not services.lives.overlaps()
+
+
+async def test_a_guard_that_is_not_told_ends_the_tenure(services: ServiceCluster) -> None:
+    """The daemon acts only up to the lease end that the guard has acknowledged."""
+    deaf = trio.current_time()
+    services.guards["n1"].is_deaf = True
+    await moved(services, deaf)
+    assert not services.lives.overlaps()
+    assert {life.node for life in services.lives.running()}.isdisjoint({"n1"})
+
+
+async def test_a_hand_over_that_fails_begins_a_new_term(services: ServiceCluster) -> None:
+    cluster = services.cluster
+    term = cluster.up["n1"].raft.term
+    cluster.pause("n2")
+    with pytest.raises(NefiaError):
+        await cluster.ask("n1", "transfer_leader", to="n2")
+    await cluster.until(lambda: len(services.lives.running()) == 2)
+    assert all(life.term > term for life in services.lives.running())
+    assert not services.lives.overlaps()
+
+
+async def test_what_was_released_is_acquired_again(services: ServiceCluster) -> None:
+    machine = services.cluster.up["n1"].machine
+    assert machine.tenure_held
+    await services.cluster.ask("n1", "transfer_leader", to="n2")
+    await services.cluster.until(lambda: len(services.lives.running()) == 2)
+    machine = services.cluster.up["n2"].machine
+    assert (machine.tenure_term, machine.tenure_held) == (
+        services.cluster.up["n2"].raft.term,
+        True,
+    )
