@@ -269,6 +269,8 @@ class Acceptor:
             if not self._answers_count(inbound):
                 messages = [m for m in messages if not isinstance(m, ANSWERS)]
             if messages:
+                if inbound.peer not in self._links:  # given up, perhaps, while this lane lasted
+                    self._setting.events.stranger_met(inbound.peer, inbound.hello.address)
                 inbound.busy = True
                 await self._setting.events.receive(messages)
                 inbound.busy = False

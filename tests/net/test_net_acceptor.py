@@ -211,6 +211,21 @@ async def test_strangers_are_few_and_peers_get_in_all_the_same(
     assert isinstance(answer, Welcome)
 
 
+async def test_a_stranger_is_met_again_whenever_it_speaks(
+    autojump_clock: MockClock, here: Here
+) -> None:
+    """It has to be answered, and the way to it may have been given up while this one lasted."""
+    channel = await here.enter(hello_of("peer", address="peer:1"))
+    assert here.node.events.strangers == [("peer", "peer:1")]
+    await channel.send(Kind.MESSAGE, MESSAGES.encode(small("peer", "here")))
+    await eventually(lambda: here.node.events.messages)
+    assert here.node.events.strangers == 2 * [("peer", "peer:1")]
+    here.node.mesh.set_peers({"peer": PeerTarget("nowhere:1")})
+    await channel.send(Kind.MESSAGE, MESSAGES.encode(small("peer", "here")))
+    await eventually(lambda: len(here.node.events.messages) == 2)
+    assert len(here.node.events.strangers) == 2
+
+
 async def test_a_peer_has_one_connection_a_lane(autojump_clock: MockClock, here: Here) -> None:
     hello = hello_of("peer", lane=1)
     first = await here.enter(hello)
