@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from attrs import evolve
 
 from nefia import collector, logs
 from nefia.admin import SOCKET_NAME
@@ -50,7 +49,6 @@ from nefia.node.founding import first_configuration, found_cluster
 from nefia.node.node import Node, open_node
 from nefia.node.settings import Settings
 from nefia.services.wiring import equip
-from nefia.state.commands import SetRetention
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.systemd import ServiceManager
 
@@ -299,7 +297,7 @@ class Daemon:
 
     async def _open_node(self, store: LmdbStore) -> Node:
         return await open_node(
-            settings=evolve(Settings.of(self._config.cluster), retention=_retention(self._config)),
+            settings=Settings.of(self._config),
             store=store,
             clock=self._clock,
             network=self._network,
@@ -364,13 +362,6 @@ class Daemon:
                 await node.leave()
         self._actions = None
         everything.cancel()
-
-
-def _retention(config: Config) -> SetRetention:
-    return SetRetention(
-        task_retention_ms=round(config.task_retention * 1000),
-        session_gc_ms=config.session_gc_interval_minutes * 60_000,
-    )
 
 
 def _make_state_dir(config: Config) -> None:

@@ -18,7 +18,9 @@ LAG_ENTRIES = 1000
 
 
 def explain(status: Status) -> list[str]:
-    """Sentences, the conclusion first, what to do last."""
+    """Sentences, the conclusion first, what to do last; none for a daemon of an earlier version."""
+    if "evidence" not in status:
+        return []
     match status["state"]:
         case "Uninitialized":
             return [*_uninitialized(status)]

@@ -99,7 +99,9 @@ def status(setup: Setup, form: str, timeout: float | None, check: bool) -> int:
         STRUCTURED[form](result)
     else:
         keys = STATUS_FIELDS if form == "table" else _with_others(STATUS_FIELDS, [result])
-        fields = {label_of(key): result.get(key) for key in keys}
+        services = [f"{each['name']} {each['state']}" for each in result.get("services", [])]
+        shown = result | {"services": ", ".join(services) or None}
+        fields = {label_of(key): shown.get(key) for key in keys}
         show_fields(fields, STATUS_LABEL_WIDTH)
         _remark(result)
     found = degradations(result) if check else []

@@ -43,12 +43,12 @@ def why(setup: Setup, form: str, timeout: float | None) -> None:
     It asks nobody but the daemon here, so it works when the cluster does not.
     """
     status = setup.ask("status", timeout=timeout)
-    if "evidence" not in status:
+    sentences = explain(status)
+    if not sentences:
         raise NewerFormat(
             "the daemon that answers is of an earlier version, which has nothing to say of this",
             hint="restart it",
         )
-    sentences = explain(status)
     if form in STRUCTURED:
         STRUCTURED[form]({"why": sentences, "evidence": status["evidence"]})
     else:
@@ -114,8 +114,7 @@ def frame(view: View) -> RenderableType:
     parts: list[RenderableType] = []
     if view.status is not None:
         parts.append(_headline(view.status, view.at))
-        if "evidence" in view.status:
-            parts += [Text(f"  {each}") for each in explain(view.status)]
+        parts += [Text(f"  {each}") for each in explain(view.status)]
     if view.members is not None:
         parts += [Text(), _members(view.members)]
     if view.events:

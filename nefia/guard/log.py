@@ -71,7 +71,9 @@ def _start_writer() -> int:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(write_end)
+        # Else it would hold up who waits for the end of a connection.
+        os.closerange(_STDERR + 1, read_end)
+        os.closerange(read_end + 1, os.sysconf("SC_OPEN_MAX"))
         # Forked twice: it is nobody's child, so that the guard's children are all its services'.
         if os.fork() == 0:
             _write_for_ever(read_end)

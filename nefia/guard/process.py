@@ -88,8 +88,7 @@ class Guard:
         self._watch(self._signals, self._heed_signals)
         if listener is not None:
             self._watch(listener.fileno(), self._accept)
-        if connection is not None:
-            self._welcome(connection)
+        self._first_connection = connection
 
     def clean(self, services: Sequence[ServiceConfig]) -> None:
         """Before anything else: remove what an earlier guard left."""
@@ -98,8 +97,12 @@ class Guard:
     def run(self) -> None:
         """Until it is told to end, or its only daemon has gone, and nothing is left."""
         try:
-            while not (self._machine.leaving and self._machine.is_idle):
+            if self._first_connection is not None:
+                self._welcome(self._first_connection)
+            while True:
                 is_settled = self._settle()
+                if self._machine.leaving and self._machine.is_idle:
+                    return
                 self._timer.set(self._machine.deadline)
                 for fd, _ in self._epoll.poll(None if is_settled else 0):
                     # A handler may have closed what another event is about.

@@ -148,7 +148,7 @@ def _services(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         "nefia_service_running", "Whether this node runs it.", labels=["service"]
     )
     failures = GaugeMetricFamily(
-        "nefia_service_failures", "How often it has failed in this term.", labels=["service"]
+        "nefia_service_failures", "How often in a row it has failed.", labels=["service"]
     )
     for service in services:
         running.add_metric([service["name"]], service["state"] == "running")

@@ -270,8 +270,8 @@ class Node:
         leader = self._mesh.met(self._raft.leader_id or "")
         if leader is not None and self._differs(leader):
             shown["warning"] = (
-                f"the raft: settings of this node differ from those of {leader.node_id}; "
-                "make them equal in nefia.yaml and restart this node"
+                "the raft: or services: settings of this node differ from those of "
+                f"{leader.node_id}; make them equal in nefia.yaml and restart this node"
             )
         if services := self.services.status():
             shown["services"] = services
@@ -432,7 +432,7 @@ class Node:
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         self._replica.post(lambda now: self._raft.connected(now, peer))
         if self._differs(welcome):
-            _log.warning("settings_differ", peer=peer, section="raft")
+            _log.warning("settings_differ", peer=peer, sections=["raft", "services"])
         self._replica.post(self._caretaker.record_met)
 
     def peer_tried(self, peer: str) -> None:

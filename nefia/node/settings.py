@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 from attrs import frozen
 
-from nefia.config import ClusterConfig, PeerConfig
+from nefia.config import Config, PeerConfig
 from nefia.node.snapshotter import DEFAULT_SNAPSHOTS, SnapshotSettings
 from nefia.raft.options import Options
 from nefia.state.commands import DEFAULT_RETENTION, SetRetention
@@ -27,15 +27,16 @@ class Settings:
     transport_timeout: float
     snapshots: SnapshotSettings = DEFAULT_SNAPSHOTS
     fingerprint: str = ""
-    """Of the `raft:` section, which all nodes should have alike."""
+    """Of the `raft:` section and the services, which all nodes should have alike."""
     dead_peer_cleanup: float | None = None
     features: int = FEATURES
     """The newest feature level that this program understands."""
     retention: SetRetention = DEFAULT_RETENTION
 
     @classmethod
-    def of(cls, cluster: ClusterConfig) -> Settings:
-        raft = cluster.raft
+    def of(cls, config: Config) -> Settings:
+        cluster, raft = config.cluster, config.cluster.raft
+        alike = repr((raft, config.services)).encode()
         return cls(
             address=cluster.advertise_addr,
             peers=cluster.peers,
@@ -48,6 +49,10 @@ class Settings:
             max_pool=raft.max_pool,
             transport_timeout=raft.transport_timeout,
             snapshots=SnapshotSettings.of(raft),
-            fingerprint=blake2b(repr(raft).encode(), digest_size=FINGERPRINT_BYTES).hexdigest(),
+            fingerprint=blake2b(alike, digest_size=FINGERPRINT_BYTES).hexdigest(),
             dead_peer_cleanup=cluster.dead_peer_cleanup,
+            retention=SetRetention(
+                task_retention_ms=round(config.task_retention * 1000),
+                session_gc_ms=config.session_gc_interval_minutes * 60_000,
+            ),
         )

@@ -69,7 +69,8 @@ async def open_beacon(
             yield socket
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _first_of(group) from None
+        first = _first_of(group)
+        raise first from first.__cause__
     finally:
         if plain is not None:
             await trio.aclose_forcefully(plain)

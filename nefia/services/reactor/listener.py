@@ -141,6 +141,8 @@ class Listener:
         with self._clock.deadline_scope(self._clock.now() + HANDSHAKE_SECONDS) as handshake:
             self._pending.append(handshake)
             try:
+                if isinstance(stream, trio.SSLStream):
+                    await stream.do_handshake()
                 request = await wrap_server_stream(
                     nursery, stream, max_message_size=MAX_MESSAGE_CHARACTERS
                 )
