@@ -46,7 +46,8 @@ from nefia.errors import (
 )
 from nefia.net.network import Network, TcpNetwork
 from nefia.node.founding import first_configuration, found_cluster
-from nefia.node.node import Node, open_node
+from nefia.node.node import Node
+from nefia.node.opening import open_node
 from nefia.node.settings import Settings
 from nefia.services.wiring import equip
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb

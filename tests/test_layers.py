@@ -32,16 +32,21 @@ FLOORS = {
     "nefia.credentials": 2,
     "nefia.storage": 3,
     "nefia.net": 3,
+    "nefia.guard": 3,
     "nefia.node": 4,
+    "nefia.services": 4,
     "nefia.admin": 5,
     "nefia.logs": 6,
     "nefia.collector": 6,
     "nefia.systemd": 6,
     "nefia.rotation": 6,
     "nefia.recovery": 6,
+    "nefia.http": 6,
     "nefia.daemon": 6,
     "nefia.dev": 6,
     "nefia.cli": 7,
+    "nefia.mcp_server": 7,
+    "nefia.mcp_texts": 7,
     "nefia.__main__": 7,
 }
 """A file imports its own floor or a lower one. Packages stand for all that is in them."""
@@ -98,7 +103,18 @@ TRIO_TIME = frozenset(
 
 CLI_IMPORTS = ("nefia.admin.client", "nefia.config", "nefia.errors", "nefia.units")
 SLOW_IMPORTS = frozenset(
-    {"trio", "cattrs", "structlog", "msgpack", "lmdb", "cryptography", "OpenSSL"}
+    {
+        "trio",
+        "cattrs",
+        "structlog",
+        "msgpack",
+        "lmdb",
+        "cryptography",
+        "OpenSSL",
+        "mcp",
+        "pydantic",
+        "rich",
+    }
 )
 OPENSSL_PACKAGES = frozenset({"cryptography", "OpenSSL"})
 OPENSSL_DOOR = "nefia.openssl"

@@ -159,6 +159,12 @@ class ClusterConfig:
             _OPTIONAL_PATH, "", "The authority that signed the certificates of all nodes, PEM."
         ),
     )
+    may_lead: bool = setting(
+        BOOLEAN,
+        True,
+        "`false` makes this node a witness: it votes and stores, runs no services, leads only when "
+        "nobody else can, and then hands over at once.",
+    )
     dead_peer_cleanup: float | None = setting(
         optional(duration(SHORTEST_CLEANUP, LONGEST_CLEANUP), absent=None),
         "",

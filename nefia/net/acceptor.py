@@ -207,6 +207,7 @@ class Acceptor:
             settings=me.settings,
             lineage=me.lineage,
             features=me.features,
+            may_lead=me.may_lead,
         )
 
     # What comes after.

@@ -73,7 +73,7 @@ class LocalIdentity:
     process, `cluster_id` is empty until the node belongs to a cluster, and `lineage` until that has
     been through a `cluster recover`. `address` is where others can dial it. `settings` is a hash of
     what must be equal in the configurations of all nodes, `features` the newest feature level that
-    this program understands.
+    this program understands; `may_lead` is false for a witness.
     """
 
     node_id: str
@@ -84,6 +84,7 @@ class LocalIdentity:
     settings: str = ""
     lineage: str = ""
     features: int = FEATURES
+    may_lead: bool = True
 
 
 @frozen(kw_only=True)
@@ -132,6 +133,7 @@ class Welcome:
     protocol_version: int = PROTOCOL_VERSION
     lineage: str = field(default="", validator=_short)
     features: int = field(default=0, validator=ge(0))
+    may_lead: bool = True
 
 
 @frozen

@@ -26,17 +26,17 @@ from nefia.node.caretaker import Caretaker
 from nefia.node.chronicle import Chronicle
 from nefia.node.discovery import Discovery
 from nefia.node.forwarding import forward
-from nefia.node.founding import first_configuration, found_cluster, join_own_cluster
+from nefia.node.founding import first_configuration, found_cluster
 from nefia.node.housekeeping import Housekeeping
 from nefia.node.leading import LeaderServices, NoServices
 from nefia.node.membership import Membership
 from nefia.node.proposals import Settle
 from nefia.node.replica import Replica
-from nefia.node.restoring import restore
 from nefia.node.settings import Settings
 from nefia.node.snapshotting import Snapshotting
 from nefia.node.waiters import Waiters
 from nefia.node.watching import Watching
+from nefia.node.witness import Witness
 from nefia.raft.configuration import Configuration
 from nefia.raft.core import Raft
 from nefia.raft.epoch import first_of_next_epoch
@@ -66,6 +66,9 @@ class Node:
 
     annotate: Callable[[dict[str, Any]], None] = staticmethod(lambda status: None)
     """Adds to the status what is known where the node is wired."""
+    services: LeaderServices = NoServices()
+    """To be set before `run`."""
+    _nursery: trio.Nursery | None = None
 
     def __init__(
         self,
@@ -114,9 +117,6 @@ class Node:
         self.watching = Watching(self._replica)
         self._waiters = Waiters(self._replica, clock)
         self.chronicle = Chronicle(self._replica, clock, _utc_ms)
-        self.services: LeaderServices = NoServices()
-        """To be set before `run`."""
-        self._nursery: trio.Nursery | None = None
         self._membership = Membership(
             replica=self._replica,
             clock=clock,
@@ -126,6 +126,7 @@ class Node:
             services=lambda: self.services,
             apply_timeout=settings.apply_timeout,
         )
+        self._witness = Witness(self._membership, self._mesh.met, clock)
         self._caretaker = Caretaker(
             self._membership, self._mesh.met, settings.features, settings.dead_peer_cleanup
         )
@@ -183,6 +184,8 @@ class Node:
                 nursery.start_soon(self._caretaker.run)
                 nursery.start_soon(self.chronicle.run)
                 nursery.start_soon(self.services.lead, term)
+                if not self._settings.options.may_lead:
+                    nursery.start_soon(self._witness.make_way)
         finally:
             _log.info("leadership_ends", term=term)
 
@@ -199,6 +202,10 @@ class Node:
         return self._replica.raft
 
     @property
+    def may_lead(self) -> bool:
+        return self._settings.options.may_lead
+
+    @property
     def leads(self) -> bool:
         return self._raft.leader is not None
 
@@ -213,6 +220,7 @@ class Node:
             settings=self._settings.fingerprint,
             lineage=identity.lineage,
             features=self._settings.features,
+            may_lead=self._settings.options.may_lead,
         )
 
     # The shared state.
@@ -461,39 +469,3 @@ class Node:
 def _utc_ms() -> int:
     """This node's wall clock."""
     return time.time_ns() // 1_000_000
-
-
-async def open_node(
-    *,
-    settings: Settings,
-    store: LogStore,
-    clock: NodeClock,
-    network: Network,
-    random: Random,
-    answer: Answer,
-) -> Node:
-    """The node whose log is in `store`. Raises DiskFailed, DataDamaged, NewerFormat."""
-    hard_state, log, machine = await restore(store)
-    identity = store.identity
-    if log.last_index and not identity.cluster_id:
-        await join_own_cluster(store)  # an init that was cut short before its last step
-    raft = Raft(
-        node_id=identity.node_id,
-        instance=identity.instance_id,
-        options=settings.options,
-        random=random,
-        now=clock.now(),
-        hard_state=hard_state,
-        log=log,
-        applied_index=machine.applied_index,
-    )
-    return Node(
-        settings=settings,
-        store=store,
-        raft=raft,
-        machine=machine,
-        clock=clock,
-        network=network,
-        random=random,
-        answer=answer,
-    )

@@ -44,6 +44,7 @@ class Settings:
                 heartbeat_timeout=raft.heartbeat_timeout,
                 election_timeout=raft.election_timeout,
                 leader_lease=raft.leader_lease,
+                may_lead=cluster.may_lead,
             ),
             apply_timeout=raft.apply_timeout,
             max_pool=raft.max_pool,

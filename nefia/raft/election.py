@@ -62,7 +62,9 @@ class Election:
     def await_leader(self) -> None:
         """Leave the field to a leader for a whole timeout."""
         spread = self._random.uniform(0, ELECTION_SPREAD)
-        self.due = self._raft.now + self._raft.options.heartbeat_timeout * (1 + spread)
+        options = self._raft.options
+        patience = options.heartbeat_timeout * (1 + spread) + options.witness_delay
+        self.due = self._raft.now + patience
 
     def try_again_soon(self) -> None:
         """After a lost round; in the end no faster than others may need to be heard."""
@@ -79,6 +81,7 @@ class Election:
         node_id = self._raft.node_id
         rank = others.index(node_id) if node_id in others else len(others)
         stagger = rank * RANK_STAGGER_SECONDS + self._random.uniform(0, RANK_JITTER_SECONDS)
+        stagger += self._raft.options.witness_delay
         self.due = min(self.due, self._raft.now + stagger)
 
     def leader_heard(self) -> None:

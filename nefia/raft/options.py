@@ -28,15 +28,24 @@ GRANT_HOLD_SECONDS = (0.100, 0.150)
 
 @frozen
 class Options:
-    """`leader_lease` < `heartbeat_timeout` <= `election_timeout`; see SPEC 1 for each."""
+    """`leader_lease` < `heartbeat_timeout` <= `election_timeout`; see SPEC 1 for each.
+
+    `may_lead`: whether this node is to lead while others can; if not, it is a witness.
+    """
 
     heartbeat_timeout: float = 1.0
     election_timeout: float = 1.0
     leader_lease: float = field(default=0.5)
+    may_lead: bool = True
 
     @leader_lease.validator
     def _lease_ends_before_others_elect(self, _attribute: object, value: float) -> None:
         assert 0 < value < self.heartbeat_timeout
+
+    @property
+    def witness_delay(self) -> float:
+        """How much later than others this node stands for election: two attempts of theirs."""
+        return 0.0 if self.may_lead else 2 * self.election_timeout
 
     @property
     def stop_budget(self) -> float:

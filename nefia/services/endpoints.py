@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -45,10 +46,15 @@ class PeerFigures:
         return {
             "public_key": self.public_key,
             "endpoint": self.endpoint or None,
-            "latest_handshake": self.latest_handshake or None,
+            "latest_handshake": _instant(self.latest_handshake) if self.latest_handshake else None,
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
         }
+
+
+def _instant(seconds: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Memory(Protocol):

@@ -52,7 +52,7 @@ def equip(
 
     `guard` is there if any of them is external. `network` is one that adds no TLS of its own.
     """
-    if not services:
+    if not services or not node.may_lead:
         return
     make = partial(_made, node=node, guard=guard, clock=clock, network=network, nursery=nursery)
     node.services = Leadership(

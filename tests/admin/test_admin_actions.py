@@ -494,10 +494,3 @@ class TestMembership:
         with pytest.raises(NefiaError) as caught:
             await ask(node, "add_peer", id="n2", addr="h:1")
         assert caught.value.details == {"leader_id": "n2", "leader_addr": "h:1"}
-
-
-async def test_services_are_listed_restarted_and_reloaded(node: Node) -> None:
-    assert await ask(node, "service_list") == {"services": [{"name": "wg0", "state": "running"}]}
-    assert await ask(node, "service_restart", name="wg0") == {}
-    assert await ask(node, "service_reload", name="wg0") == {}
-    assert node.membership == [("restart", "wg0"), ("reload", "wg0")]

@@ -19,7 +19,8 @@ from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import Refusal, encode_answer, encode_error, parse_request
 from nefia.config import PeerConfig
 from nefia.errors import DiskFailed, NefiaError, OutcomeUnknown
-from nefia.node.node import Node, open_node
+from nefia.node.node import Node
+from nefia.node.opening import open_node
 from nefia.node.settings import Settings
 from nefia.raft.core import Raft
 from nefia.raft.options import Options
@@ -118,6 +119,7 @@ class Cluster:
         self.random = Random(seed)
         self.settings = settings
         self.disks: dict[str, Disk] = {}
+        self.witnesses: set[str] = set()
         self.up: dict[str, Process] = {}
         self.failures: dict[str, DiskFailed] = {}
         self.leaderships: list[Leadership] = []
@@ -141,6 +143,7 @@ class Cluster:
                 settings=evolve(
                     self.settings,
                     address=address,
+                    options=evolve(self.settings.options, may_lead=name not in self.witnesses),
                     peers=tuple(PeerConfig(id=peer, address=f"{peer}:9700") for peer in peers),
                 ),
                 store=store,
