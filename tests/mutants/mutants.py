@@ -1,9 +1,10 @@
 """The table: which mistake, where it is planted, and which checks are to notice it.
 
-The numbers are those of the list at the end of DESIGN.md, "Mistakes that Raft implementations
-really make". `old` stands exactly once in `file`; `test_mutants_apply` sees to it that this stays
-so. `simulated`: whether the core simulator is asked first. It is not where the mistake lies outside
-the core, or where the simulator's clients and faults cannot meet it.
+The numbers up to 18 are those of the list at the end of DESIGN.md, "Mistakes that Raft
+implementations really make"; 19 is what services add. `old` stands exactly once in `file`;
+`test_mutants_apply` sees to it that this stays so. `simulated`: whether the core simulator is asked
+first. It is not where the mistake lies outside the core, or where the simulator's clients and
+faults cannot meet it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MISTAKES = {
     16: "any certificate of the CA may speak Raft, connections without limit",
     17: "an unknown outcome tried again and applied twice",
     18: "applied index not atomic with the state, acknowledged before durable",
+    19: "the services of two leaders at once",
 }
 
 
@@ -54,6 +56,8 @@ LOG = "nefia/raft/log.py"
 ACCEPTOR = "nefia/net/acceptor.py"
 REPLICA = "nefia/node/replica.py"
 RAFT_DB = "nefia/storage/raft_db.py"
+TENURE = "nefia/raft/tenure.py"
+LEADERSHIP = "nefia/services/leadership.py"
 
 ELECTIONS = ("tests/raft/test_raft_elections.py", "tests/raft/test_raft_transcripts.py")
 REPLICATION = ("tests/raft/test_raft_replication.py", "tests/raft/test_raft_transcripts.py")
@@ -62,6 +66,8 @@ IDENTITY = ("tests/raft/test_raft_identity.py",)
 LEASE = ("tests/raft/test_raft_lease.py", "tests/raft/test_raft_transcripts.py")
 ACCEPTING = ("tests/net/test_net_acceptor.py",)
 LEADING = ("tests/node/test_node_leadership.py",)
+TENURES = ("tests/raft/test_raft_tenure.py",)
+SERVICES = ("tests/node/test_node_services.py",)
 FAILOVER = ("tests/node/test_node_failover.py",)
 
 MUTANTS = (
@@ -78,8 +84,9 @@ MUTANTS = (
         1,
         "a vote is forgotten on stepping down",
         CORE,
-        "        if term > self.term:\n            self._set_hard_state(HardState(term, None))\n",
-        "        self._set_hard_state(HardState(term, None))\n",
+        "        if term > self.term:\n"
+        "            self._set_hard_state(evolve(self.hard_state, term=term, vote=None))\n",
+        "        self._set_hard_state(evolve(self.hard_state, term=term, vote=None))\n",
         ELECTIONS,
     ),
     Mutant(
@@ -399,6 +406,69 @@ MUTANTS = (
         "    if depth == 0 and (why_not := why_no_node(certificate)):\n",
         "    if depth == 0 and (why_not := ''):\n",
         ("tests/net/test_tls_object.py",),
+        simulated=False,
+    ),
+    Mutant(
+        19,
+        "a new leader waits for no earlier tenure",
+        LEADER,
+        "self.clear_at = raft.election.clear_at",
+        "self.clear_at = raft.now",
+        TENURES,
+    ),
+    Mutant(
+        19,
+        "tenures have no margin for the rates of clocks",
+        TENURE,
+        "CLOCK_MARGIN = 0.021\n",
+        "CLOCK_MARGIN = 0.0\n",
+        TENURES,
+    ),
+    Mutant(
+        19,
+        "a restarted voter knows of no tenure",
+        CORE,
+        "        self.contact_at = now\n",
+        "        self.contact_at = now - 1000\n",
+        TENURES,
+    ),
+    Mutant(
+        19,
+        "a tenure is answered before it is durable",
+        CORE,
+        "            self._set_hard_state(evolve(self.hard_state, tenure_ms=message.tenure_ms))\n",
+        "            self.hard_state = evolve(self.hard_state, tenure_ms=message.tenure_ms)\n",
+        TENURES,
+    ),
+    Mutant(
+        19,
+        "services start before those of earlier leaders are over",
+        LEADERSHIP,
+        "            await self._predecessors_are_over()\n",
+        "",
+        SERVICES,
+        simulated=False,
+    ),
+    Mutant(
+        19,
+        "the leader's own view of its lease counts, not the guard's",
+        LEADERSHIP,
+        "        if self._guard is None:\n            self._acknowledged(lease_end)\n",
+        "        self._acknowledged(lease_end)\n"
+        "        if self._guard is None:\n            pass\n",
+        SERVICES,
+        simulated=False,
+    ),
+    Mutant(
+        19,
+        "released is committed before the services have stopped",
+        LEADERSHIP,
+        "        await self.supervisor.stop(reason)\n        if self._guard is not None:\n"
+        "            self._guard.end(reason)\n            await self._guard.ended()\n"
+        "        await self._insist(ReleaseTenure(tenure.term))\n",
+        "        await self._insist(ReleaseTenure(tenure.term))\n"
+        "        self._replica.resign(reason)\n        await trio.sleep_forever()\n",
+        SERVICES,
         simulated=False,
     ),
 )
