@@ -14,13 +14,25 @@ from attrs import evolve
 
 from nefia import config
 from nefia.config import ClusterConfig, Config, PeerConfig, RaftConfig
+from nefia.config.reactor import (
+    AlertConfig,
+    Condition,
+    EnqueueConfig,
+    ExecConfig,
+    MatchConfig,
+    RuleConfig,
+    Template,
+    websocket_url,
+)
 from nefia.config.reader import MAX_CONFIG_BYTES, MAX_MISTAKES_SHOWN
+from nefia.config.services import ReactorConfig
 from nefia.errors import EXIT_USAGE, InvalidConfiguration, Permission
 
 ROOT = Path(__file__).parent.parent
 GOOD = ROOT / "fixtures/config/good"
 BAD = ROOT / "fixtures/config/bad"
 REFERENCE = ROOT / "docs/configuration.md"
+REACTOR_DOCUMENT = ROOT / "docs/reactor.md"
 
 STATE_DIR = Path("/state")
 NOBODY = 65534
@@ -51,8 +63,69 @@ DEFAULTS = Config(
     cluster=ClusterConfig(data_dir=STATE_DIR / "cluster"),
 )
 
+HOST = Template((("host",),))
+REACTOR = ReactorConfig(
+    name="reactor",
+    listen="[::]:9500",
+    start_timeout=5.0,
+    urls=(("node-1", "wss://one.example.org:9500"), ("node-2", "ws://[fd00::2]/events?x=1")),
+    max_connections=5,
+    max_connections_per_address=3,
+    events_per_second=7,
+    rules=(
+        RuleConfig(name="all", do=(AlertConfig(),)),
+        RuleConfig(
+            name="disk-full",
+            match=MatchConfig(
+                type="disk.*",
+                host="web-?",
+                severity=("error", "critical"),
+                min_severity="warning",
+                data=(
+                    ("used", Condition(">=", 90.5)),
+                    ("disk.mount", Condition("glob", "/var*")),
+                    ("removable", Condition("==", False)),
+                    ("disks", Condition("==", 2)),
+                    ("note", Condition("!=", "none")),
+                ),
+            ),
+            do=(
+                EnqueueConfig(
+                    queue="cleanup",
+                    host=HOST,
+                    priority=-1,
+                    delay=60.0,
+                    max_attempts=7,
+                    payload=(
+                        ("mount", Template((("data", "disk", "mount"),))),
+                        ("text", Template(("$ ", ("data", "used"), "%"))),
+                        ("number", 3),
+                        ("urgent", True),
+                    ),
+                ),
+                ExecConfig(
+                    run=(
+                        Template(("/usr/local/bin/page",)),
+                        Template(("--",)),
+                        Template((("data", "used"),)),
+                    ),
+                    timeout=2.0,
+                    max_attempts=1,
+                ),
+                AlertConfig(
+                    webhook="https://chat.example.org/hooks/1?a=b",
+                    payload=(("text", Template((("type",),))),),
+                    timeout=3.0,
+                    max_attempts=2,
+                ),
+            ),
+        ),
+    ),
+)
+
 EXPECTED = {
     "empty": DEFAULTS,
+    "reactor": evolve(DEFAULTS, services=(REACTOR,)),
     "minimal": evolve(
         DEFAULTS,
         cluster=ClusterConfig(
@@ -290,6 +363,41 @@ def test_the_example_of_the_reference_is_right(tmp_path: Path) -> None:
     loaded = load(written(tmp_path, example))
     assert loaded.cluster.enabled
     assert loaded.cluster.raft == RaftConfig()
+
+
+@pytest.mark.parametrize(
+    ("node_id", "address", "url"),
+    [
+        ("node-1", "10.0.0.1:9700", "wss://one.example.org:9500"),
+        ("node-3", "10.0.0.3:9700", "ws://10.0.0.3:9500"),
+        ("node-3", "[fd00::3]:9700", "ws://[fd00::3]:9500"),
+        ("node-3", "three.example.org:9700", "ws://three.example.org:9500"),
+    ],
+)
+def test_where_a_reactor_is_reached(node_id: str, address: str, url: str) -> None:
+    assert REACTOR.url_of(node_id, address) == url
+    with_tls = evolve(REACTOR, tls_cert_file=Path("cert.pem"))
+    assert with_tls.url_of(node_id, address) == url.replace("ws://", "wss://")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ws://", "http://h:1", "ws://h:99999", "ws://h:0", "ws://u@h:1", "ws://h:x", 5]
+)
+def test_what_is_no_url_of_a_reactor(url: str | int) -> None:
+    with pytest.raises(ValueError, match="not a WebSocket URL"):
+        websocket_url(url)
+
+
+def test_the_example_of_the_reactor_is_right(tmp_path: Path) -> None:
+    _, _, rest = REACTOR_DOCUMENT.read_text(encoding="utf-8").partition("```yaml\n")
+    example, fence, _ = rest.partition("```")
+    assert fence
+    files = ("reactor-token", "reactor-cert.pem", "reactor-key.pem")
+    kept = [line for line in example.splitlines() if not line.endswith(files)]
+    [reactor] = load(written(tmp_path, "\n".join(kept))).services
+    assert isinstance(reactor, ReactorConfig)
+    assert len(kept) == len(example.splitlines()) - len(files)
+    assert [len(rule.do) for rule in reactor.rules] == [2]
 
 
 def test_importing_it_imports_nothing_slow() -> None:

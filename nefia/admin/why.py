@@ -83,6 +83,8 @@ def _leading(status: Status) -> Iterator[str]:
     if left_ms is not None and left_ms > 0:
         lease = f"may act, since its lease holds for another {_duration(left_ms)}"
     yield f"{status['node_id']} leads in term {status['term']} and {lease}."
+    if not evidence["may_lead"]:
+        yield "It is a witness (may_lead: false): it runs no services, and hands over once it can."
     yield from _disk_sentence(status, "it will hand leadership over")
     yield from _voters_that_are_silent(status)
     yield from (_sentence(each) for each in _services_down(status))
@@ -140,6 +142,11 @@ def _obstacles(status: Status) -> Iterator[str]:
     node, voters = status["node_id"], evidence["voters"]
     if node not in voters:
         yield f"{node} is a learner: it stores the log, but does not vote and cannot lead yet."
+    if not evidence["may_lead"]:
+        yield (
+            f"{node} is a witness (may_lead: false): it leads only while nobody else can, to hand "
+            "over at once."
+        )
     yield from _disk_sentence(status, "it can neither vote nor lead")
     behind = status["commit_index"] - status["applied_index"]
     if behind > LAG_ENTRIES:

@@ -15,7 +15,7 @@ from nefia.cli.framework import Group, Json, Setup, pass_setup, timeout_option
 from nefia.cli.output import line, note
 from nefia.cli.queue import json_value
 from nefia.config import parse_address
-from nefia.config.reactor import SEVERITIES
+from nefia.config.reactor import SEVERITIES, websocket_url
 from nefia.config.services import ReactorConfig
 from nefia.errors import InvalidArgument, InvalidConfiguration, NefiaError, Permission, TLSFailed
 
@@ -134,8 +134,10 @@ def _context(urls: Sequence[str], ca_file: Path | None) -> SSLContext | None:
     import ssl
 
     for url in urls:
-        if not url.startswith(("ws://", "wss://")):
-            raise InvalidArgument(f'"{url}" is not a URL of a Reactor; write wss://host:port')
+        try:
+            websocket_url(url)
+        except ValueError as error:
+            raise InvalidArgument(f"--url: {error}") from None
     if not any(url.startswith("wss:") for url in urls):
         return None
     try:

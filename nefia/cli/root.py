@@ -10,6 +10,7 @@ from nefia.cli.cert import cert
 from nefia.cli.cluster import cluster
 from nefia.cli.event import event
 from nefia.cli.framework import Root, Setup, pass_setup
+from nefia.cli.guard import guard
 from nefia.cli.mcp import mcp
 from nefia.cli.output import line
 from nefia.cli.queue import queue
@@ -35,6 +36,7 @@ root.add_command(watch)
 root.add_command(cert)
 root.add_command(snapshot)
 root.add_command(bench)
+root.add_command(guard)
 root.add_command(mcp)
 
 

@@ -43,6 +43,7 @@ LONGEST_DELAY = "8760h"
 MAX_ATTEMPTS = 1_000
 MAX_PRIORITY = 1_000_000
 MAX_URLS = 100
+MAX_PORT = 65_535
 MAX_CONNECTIONS = 100_000
 MAX_EVENTS_PER_SECOND = 100_000
 
@@ -57,7 +58,9 @@ _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _PLACEHOLDER = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<place>[^{}$]+)\}|)")
 _COMPARISON = re.compile(r"(?P<operator>>=|<=|>|<|==|!=)\s*(?P<operand>.*)", re.DOTALL)
 _URL = re.compile(r"https?://[^/\s?#]+[^\s#]*")
-_WEBSOCKET_URL = re.compile(r"wss?://([^/\s?#:@]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/[^\s#]*)?")
+_WEBSOCKET_URL = re.compile(
+    r"wss?://([^/\s?#:@\[\]]+|\[[0-9a-fA-F:.]+\])(:(?P<port>[0-9]{1,5}))?(/[^\s#]*)?", re.ASCII
+)
 
 Place: TypeAlias = tuple[str, ...]
 """Where in an event a value stands: ("data", "disk", "mount")."""
@@ -174,12 +177,14 @@ def _webhook(raw: Scalar) -> str:
     return raw
 
 
-def _websocket_url(raw: Scalar) -> str:
-    if not isinstance(raw, str) or not _WEBSOCKET_URL.fullmatch(raw):
+def websocket_url(raw: Scalar) -> str:
+    """`raw`, if it can be dialled as `ws://` or `wss://`. Raises ValueError with a sentence."""
+    match = _WEBSOCKET_URL.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None or not 1 <= int(match["port"] or 1) <= MAX_PORT:
         raise WrongValue(
             f'{shown(raw)} is not a WebSocket URL; write one such as "wss://host:9500"'
         )
-    return raw
+    return match[0]
 
 
 def _queue(raw: Scalar) -> str:
@@ -301,7 +306,7 @@ class RuleConfig:
     )
 
 
-URLS = Pairs(Kind("URL", _websocket_url), MAX_URLS)
+URLS = Pairs(Kind("URL", websocket_url), MAX_URLS)
 CONNECTIONS = whole_number(1, MAX_CONNECTIONS)
 EVENTS_PER_SECOND = whole_number(1, MAX_EVENTS_PER_SECOND)
 RULES = Items(RuleConfig, MAX_RULES)

@@ -217,7 +217,7 @@ class ReactorConfig(_Service):
         metadata=described(
             optional(PATH, absent=None),
             "",
-            "The token that beacons have to send; of several, one a line. Empty: none is asked for.",
+            "The token that beacons have to send; of several, one a line. Empty: none is needed.",
         ),
     )
     tls_cert_file: Path | None = field(

@@ -23,6 +23,7 @@ def evidence(raft: Raft, peers: Mapping[str, PeerStatus], now: float) -> dict[st
         "voters": sorted(configuration.voters),
         "learners": sorted(configuration.ids - configuration.voters),
         "quorum": majority(configuration.voters) if configuration.voters else 0,
+        "may_lead": raft.options.may_lead,
         "heartbeat_timeout_ms": _ms(raft.options.heartbeat_timeout),
         "lease_left_ms": _ms(raft.lease_end - now) if raft.leader else None,
         "write_out_ms": None if since is None else _ms(now - since),

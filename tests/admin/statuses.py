@@ -42,6 +42,7 @@ def status(peers: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
             "voters": ["node-1", "node-2", "node-3"],
             "learners": [],
             "quorum": 2,
+            "may_lead": True,
             "heartbeat_timeout_ms": 1000,
             "lease_left_ms": None,
             "write_out_ms": None,

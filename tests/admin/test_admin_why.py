@@ -45,6 +45,25 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "node-1 is a learner: it stores the log, but does not vote and cannot lead yet.",
         ],
     ),
+    "a witness": (
+        status(BOTH, may_lead=False),
+        [
+            "node-2 at 10.99.0.2:9700 leads in term 7, and was heard 30ms ago.",
+            "node-1 could not take over now:",
+            "node-1 is a witness (may_lead: false): it leads only while nobody else can, to hand "
+            "over at once.",
+        ],
+    ),
+    "a witness that leads": (
+        status([gone("node-2"), gone("node-3")], **LEADING, may_lead=False, failure_tolerance=0),
+        [
+            "node-1 leads in term 7 and may act, since its lease holds for another 430ms.",
+            "It is a witness (may_lead: false): it runs no services, and hands over once it can.",
+            "node-2 (10.99.0.2:9700) has been out of reach for 2m5s (nothing listens there).",
+            "node-3 (10.99.0.3:9700) has been out of reach for 2m5s (nothing listens there).",
+            "The next failure of a voter stops the cluster.",
+        ],
+    ),
     "a follower that lags in applying": (
         status(BOTH, commit_index=5000),
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +50,8 @@ class FakeDaemon:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rb") as lines:
+            # A command that is interrupted leaves in the middle of its request.
+            with suppress(ConnectionError), connection, connection.makefile("rb") as lines:
                 for line in lines:
                     connection.sendall(self._answer(line))
 
