@@ -54,6 +54,7 @@ class _End(Enum):
 
     STOOD_DOWN = "services have stopped as planned"
     NO_GUARD = "there is no guard"
+    REFUSED = "the guard does not agree to it"
     LAPSED = "the lease is over, as far as the guard knows"
 
 
@@ -146,7 +147,7 @@ class Leadership:
                 return self._replica.resign(_End.NO_GUARD.value)
             end = await self._tenure(term)
             _log.info("tenure_ended", term=term, reason=end.value)
-            if end is _End.LAPSED:
+            if end in (_End.LAPSED, _End.REFUSED):
                 return self._replica.resign(end.value)
 
     # The beginning.
@@ -185,7 +186,9 @@ class Leadership:
         self._stopped = trio.Event()
         end = _End.LAPSED
         try:
-            await self._begin(tenure)
+            if not await self._begin(tenure):
+                end = _End.REFUSED
+                return end
             self._scope = self._clock.deadline_scope(
                 self._lease_end if self._guard is None else self._guard.lease_end
             )
@@ -201,14 +204,19 @@ class Leadership:
             self._stopped.set()
         return end
 
-    async def _begin(self, tenure: Tenure) -> None:
-        """Raises GuardLost."""
+    async def _begin(self, tenure: Tenure) -> bool:
+        """Whether guard and log have it."""
         if self._guard is not None:
             budget = self._replica.raft.options.stop_budget
-            await self._guard.begin(tenure.term, self._lease_end, budget)
+            try:
+                await self._guard.begin(tenure.term, self._lease_end, budget)
+            except GuardLost as error:
+                _log.warning("tenure_refused", term=tenure.term, error=error.message)
+                return False
             self._begun = True
             self._guard.renew(self._lease_end)  # it may have moved meanwhile
         await self._insist(AcquireTenure(tenure.term))
+        return True
 
     async def _run(self, tenure: Tenure) -> _End:
         """Until the services have stopped as planned. Raises GuardLost."""

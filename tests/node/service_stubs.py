@@ -120,6 +120,7 @@ class StubGuard:
         self.lease_end = -math.inf
         self.has_daemon: Callable[[], bool] = lambda: True
         """A daemon that was killed tells it nothing any more."""
+        self.refuses_next = False
         self.is_deaf = False
         """Whether renewals do not reach it."""
         self.begun: list[int] = []
@@ -177,6 +178,9 @@ class StubGuard:
         await trio.sleep(ACKNOWLEDGE_SECONDS)
         if not self._back.is_set():
             raise GuardLost("there is no guard")
+        if self.refuses_next:
+            self.refuses_next = False
+            raise GuardLost("it has ended that term")
         if self.clock.now() >= lease_end:
             raise GuardLost("that lease is over")
         self.end_all()

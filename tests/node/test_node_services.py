@@ -201,3 +201,13 @@ async def test_what_was_released_is_acquired_again(services: ServiceCluster) -> 
         services.cluster.up["n2"].raft.term,
         True,
     )
+
+
+async def test_a_guard_that_refuses_a_term_makes_it_resign(services: ServiceCluster) -> None:
+    """A guard has ended that term already; in the next one it agrees."""
+    cluster = services.cluster
+    services.guards["n2"].refuses_next = True
+    await cluster.ask("n1", "transfer_leader", to="n2")
+    await cluster.until(lambda: len(services.lives.running()) == 2)
+    assert not services.lives.overlaps()
+    assert not services.guards["n2"].refuses_next
