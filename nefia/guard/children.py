@@ -1,9 +1,9 @@
 """The guard's descendants: begun, found however they detached, and ended.
 
-The guard is child subreaper: what outlives its parent becomes the guard's own child, so all that its
-services ever begin stays below it. Which service a process belongs to shows by its parent, by its
-session, or by what it was found to be before; for an orphan that was never seen, by a variable in
-its environment.
+The guard is child subreaper: what outlives its parent becomes the guard's own child, so all that
+its services ever begin stays below it. Which service a process belongs to shows by its parent, by
+its session, or by what it was found to be before; for an orphan that was never seen, by a variable
+in its environment.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ EXIT_TOO_LATE = 75
 EXIT_NOT_RUN = 127
 
 _PROC = Path("/proc")
+_PF_EXITING = 0x4  # linux/sched.h
 _RESET_SIGNALS = (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -41,6 +42,7 @@ class _Process:
     """As /proc/PID/stat has it. `started` tells two processes of one number apart.
 
     `has_ended`: only its parent has not noticed yet. `hangs`: it waits where no signal reaches it.
+    `exits`: it runs nothing of its own any more, but may still hold what it had open.
     """
 
     pid: int
@@ -49,6 +51,7 @@ class _Process:
     started: int
     has_ended: bool
     hangs: bool
+    exits: bool
 
 
 @define(eq=False)
@@ -222,6 +225,12 @@ def marked(mark: str) -> list[int]:
     return [pid for pid in pids if pid != own and mark_of(pid).rpartition("/")[0] == mark]
 
 
+def exiting() -> list[int]:
+    """Processes of whoever on their way out: they have lost their environment, and so their mark,
+    but not yet their files and locks."""
+    return [process.pid for process in _processes() if process.exits and not process.has_ended]
+
+
 def mark_of(pid: int) -> str:
     """Empty if it has none, or is not ours to read."""
     try:
@@ -260,6 +269,7 @@ def _processes() -> Iterator[_Process]:
                     # A first thread that has ended is a zombie too, while others may go on.
                     has_ended=state in b"ZX" and threads <= 1,
                     hangs=state == b"D",
+                    exits=bool(int(fields[6]) & _PF_EXITING),
                 )
 
 

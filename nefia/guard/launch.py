@@ -25,7 +25,7 @@ import msgspec
 
 from nefia.config.services import ServiceConfig
 from nefia.errors import EXIT_FAILED, EXIT_USAGE
-from nefia.guard.children import guard_mark, marked
+from nefia.guard.children import exiting, guard_mark, marked
 from nefia.guard.kernel import become_subreaper, become_urgent, lock_memory
 from nefia.guard.kinds import from_section
 from nefia.guard.log import Log
@@ -33,6 +33,8 @@ from nefia.guard.process import Guard
 from nefia.guard.protocol import LOCK_NAME, PATIENCE_SECONDS, SOCKET_NAME, Section
 
 LOOK_SECONDS = 0.01
+EXIT_SECONDS = 2.0
+"""How long processes are awaited that exit, since they may be what an earlier guard has left."""
 MAX_DAEMONS_WAITING = 8
 """Connections that are not accepted yet."""
 MAX_SERVICES_BYTES = 1024 * 1024
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     guard = Guard(guard_mark(state_dir), log, listener=listener, connection=connection)
     guard.clean(services)
     log.info("guard_ready", pid=os.getpid())
-    if notify:
+    if notify and listener is not None:
         _tell_manager(notify)
     guard.run()
     os.close(lock)
@@ -77,7 +79,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _connection(fd: str | None) -> socket.socket | None:
-    return None if fd is None else socket.socket(fileno=int(fd))
+    if fd is None:
+        return None
+    # A service that holds it would keep the daemon from noticing that the guard has gone.
+    os.set_inheritable(int(fd), False)
+    return socket.socket(fileno=int(fd))
 
 
 def _services(fd: str | None) -> list[ServiceConfig]:
@@ -102,16 +108,17 @@ def _prepare(state_dir: Path, log: Log, connection: socket.socket | None) -> int
             return True
         return False
 
+    _wait_until(is_alone, "another guard of this directory still runs", log, connection)
     mark = guard_mark(state_dir)
+    awaits_exits_until = time.monotonic() + EXIT_SECONDS
 
     def is_swept() -> bool:
         left = marked(mark)
         for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        return not left
+        return not left and (time.monotonic() >= awaits_exits_until or not exiting())
 
-    _wait_until(is_alone, "another guard of this directory still runs", log, connection)
     _wait_until(is_swept, "processes that an earlier guard left do not end", log, connection)
     become_subreaper()
     return lock

@@ -230,6 +230,8 @@ class Machine:
         ahead = lease_end - self._out.now
         if self.leaving:
             return "the guard is ending"
+        if not self._out.connected:
+            return "there is no daemon"
         if self._tenure is not None:
             return f"term {self._tenure.term} is not over yet"
         if self._lives:

@@ -60,11 +60,14 @@ class Plan:
 
     A planned stop runs `stop`, then ends `main` (SIGTERM, and SIGKILL when its time is over).
     `fence` ends by force what is not a process, such as a link: no exec, no allocation to speak
-    of, no disk, and right whatever has been started; all processes are killed besides. `after` are
-    clean-up steps, in both cases the last.
+    of, no disk, and right whatever has been started; all processes are killed besides. It is
+    repeated until nothing `is_present`, and called once after a planned stop too. `after` are
+    clean-up steps, in both cases the last; those that the tenure's end cuts off begin again.
 
     `is_present`: whether something of it other than a process is still there.
-    `renew` is told each later end of the lease, for what the kernel can enforce by itself.
+    `renew` is told the end of the lease after each step of the start, and each later end, for what
+    the kernel can enforce by itself.
+    `status` and `is_present` are asked from the guard's only thread: neither may wait.
     """
 
     leftovers: tuple[Step, ...] = ()

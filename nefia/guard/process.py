@@ -60,6 +60,8 @@ from nefia.guard.protocol import (
 MAX_ROUNDS = 64
 """Inputs that may follow from effects before other events have their turn."""
 MAX_SIGNALS_AT_ONCE = 4096
+MAX_LINES_AT_ONCE = 50
+"""Of a command's output that are logged, the last of what has come; to log takes time."""
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -135,6 +137,8 @@ class Guard:
 
     def _accept(self) -> None:
         assert self._listener is not None
+        if self._peer is not None:
+            self._hear()  # the end of the one before, if it has come
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
@@ -163,7 +167,8 @@ class Guard:
         try:
             self._peer.send_waiting()
             for message in self._peer.receive():
-                self._heed(message)
+                if self._peer is not None:  # cut off by an answer that did not go
+                    self._heed(message)
         except (PeerGone, GuardMessageMalformed) as error:
             self._cut_off(str(error))
         else:
@@ -298,7 +303,8 @@ class Guard:
         data = child.read_output()
         if data is None:
             return
-        for line in data.decode(errors="replace").splitlines():
+        lines = data.decode(errors="replace").splitlines()
+        for line in lines[-MAX_LINES_AT_ONCE:]:
             self._log.info("output", service=child.spawn.service, line=line)
         if not data:
             self._close(child.output)
@@ -358,6 +364,8 @@ class Guard:
                 self._peer.send(message)
             except PeerGone as error:
                 self._cut_off(str(error))
+            except GuardMessageMalformed as error:
+                self._log.warning("not_said", reason=error.message)
             else:
                 self._watch_peer()
 

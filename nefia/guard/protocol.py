@@ -18,8 +18,8 @@ VERSION = 1
 SOCKET_NAME = "guard.sock"
 LOCK_NAME = "guard.lock"
 PATIENCE_SECONDS = 60.0
-"""How long a guard waits for the one before it to end, and for what that has left to be gone, before
-it says hello."""
+"""How long a guard waits for the one before it to end, and for what that has left to be gone; only
+then it says hello."""
 MAX_MESSAGE_BYTES = 128 * 1024
 """Below what a Unix socket takes at once by default (net.core.wmem_default), above any section of
 nefia.yaml, which has 64 KiB in all."""

@@ -208,6 +208,7 @@ class Acceptor:
             lineage=me.lineage,
             features=me.features,
             may_lead=me.may_lead,
+            utc_ms=me.utc_ms,
         )
 
     # What comes after.

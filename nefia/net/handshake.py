@@ -73,7 +73,7 @@ class LocalIdentity:
     process, `cluster_id` is empty until the node belongs to a cluster, and `lineage` until that has
     been through a `cluster recover`. `address` is where others can dial it. `settings` is a hash of
     what must be equal in the configurations of all nodes, `features` the newest feature level that
-    this program understands; `may_lead` is false for a witness.
+    this program understands, `may_lead` false for a witness, and `utc_ms` what its wall clock shows.
     """
 
     node_id: str
@@ -85,6 +85,7 @@ class LocalIdentity:
     lineage: str = ""
     features: int = FEATURES
     may_lead: bool = True
+    utc_ms: int = 0
 
 
 @frozen(kw_only=True)
@@ -134,6 +135,7 @@ class Welcome:
     lineage: str = field(default="", validator=_short)
     features: int = field(default=0, validator=ge(0))
     may_lead: bool = True
+    utc_ms: int = 0
 
 
 @frozen

@@ -50,6 +50,8 @@ from nefia.storage.store import LogStore
 
 RELAY_SECONDS = 1.0
 """How long a follower waits for the leader's view before it shows its own."""
+MAX_CLOCK_DIFFERENCE_MS = 100
+"""Between wall clocks: WireGuard refuses a handshake that is older than the last (SPEC 9)."""
 HAND_OVER_SECONDS = 2.0
 """How long a node that stops waits for its successor."""
 
@@ -221,6 +223,7 @@ class Node:
             lineage=identity.lineage,
             features=self._settings.features,
             may_lead=self._settings.options.may_lead,
+            utc_ms=_utc_ms(),
         )
 
     # The shared state.
@@ -305,7 +308,8 @@ class Node:
         return frozenset(connected | {self._raft.node_id})
 
     async def members(self) -> dict[str, Any]:
-        """{"members": [...], "source": id, ...}: the leader's view, or one's own without it."""
+        """{"members": [...], "source": id, "services": [...], ...}: the leader's view, or one's own
+        without it. `services` are those of the node whose view it is."""
         self._replica.require_member()
         note = None
         if self._raft.leader is None:
@@ -320,7 +324,12 @@ class Node:
             reachable=self._reachable(now),
             estimate_ms=self._caretaker.estimate_ms,
         )
-        return {"members": shown, "source": self._raft.node_id, "note": note}
+        return {
+            "members": shown,
+            "source": self._raft.node_id,
+            "note": note,
+            "services": self.service_status(),
+        }
 
     def _localized(self, relayed: dict[str, Any]) -> dict[str, Any]:
         for member in relayed["members"]:
@@ -442,6 +451,9 @@ class Node:
         if self._differs(welcome):
             _log.warning("settings_differ", peer=peer, sections=["raft", "services"])
         self._replica.post(self._caretaker.record_met)
+        difference_ms = welcome.utc_ms - _utc_ms()
+        if welcome.utc_ms and abs(difference_ms) > MAX_CLOCK_DIFFERENCE_MS:
+            _log.warning("clocks_differ", peer=peer, by_ms=difference_ms, hint="let NTP set both")
 
     def peer_tried(self, peer: str) -> None:
         if self._mesh.met(peer) is None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nefia.config import ServiceConfig
 from nefia.config.services import EXTERNAL_KINDS
 from nefia.errors import GuardLost, ServiceFailed
 from nefia.guard.kinds import to_section
+from nefia.guard.machine import FENCE_AT
 from nefia.guard.protocol import (
     Ask,
     Begin,
@@ -51,6 +53,8 @@ RETRY_SECONDS = 0.5
 EXIT_SECONDS = 5.0
 """How long a daemon that ends waits for the guard that it has started."""
 STATUS_SECONDS = 2.0
+HEARING_SECONDS = 0.02
+"""What the daemon needs to hear what has been said to it."""
 
 _log = structlog.get_logger("nefia.services.guard")
 
@@ -75,6 +79,10 @@ class GuardClient:
         self._over_seq = 0
         """Of the last message that only an `Over` completes; an earlier one is out of date."""
         self._services: dict[str, ExternalService] = {}
+        self._stop_budget = 0.0
+        self._silence: trio.CancelScope | None = None
+        self._silent_until = math.inf
+        """When the guard must have said that the tenure ends, or it stands still itself."""
 
     # What leadership asks.
 
@@ -83,6 +91,8 @@ class GuardClient:
 
     async def begin(self, term: int, lease_end: float, stop_budget: float) -> None:
         connection = self._connected()
+        if not math.isfinite(lease_end):
+            raise GuardLost("there is no lease yet")
         try:
             error = await connection.ask(
                 lambda seq: Begin(self._until_over(seq), term, lease_end, stop_budget)
@@ -93,13 +103,17 @@ class GuardClient:
         if error:
             self.end("it was refused")
             raise GuardLost(f"the guard refuses term {term}: {error}")
+        self._stop_budget = stop_budget
         self._lease_held(lease_end)
 
     def renew(self, lease_end: float) -> None:
-        if self._connection is not None:
+        if self._connection is not None and math.isfinite(lease_end):
             self._connection.renew(Renew(lease_end))
 
     def end(self, reason: str) -> None:
+        if self.lease_end > -math.inf:
+            now = self._clock.now()
+            self._expect_word_by(min(self._silent_until, now + FENCE_AT * self._stop_budget))
         self.lease_end = -math.inf
         if self._connection is not None:
             self._connection.send(End(self._until_over(self._connection.next_seq()), reason))
@@ -141,8 +155,10 @@ class GuardClient:
                 await self._run_one()
             except GuardLost as error:
                 _log.warning("guard_lost", error=error.message)
+                had_one = self._loss is None
                 self._lose(error)
-            await sleep(self._clock, RETRY_SECONDS)
+                if not had_one:
+                    await sleep(self._clock, RETRY_SECONDS)
 
     async def _run_one(self) -> None:
         """Raises GuardLost, when it is."""
@@ -163,6 +179,7 @@ class GuardClient:
             self._configure(connection)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._poll_status, connection)
+                nursery.start_soon(self._kill_if_it_stands_still, hello.pid)
                 await connection.run(self._heed)
                 nursery.cancel_scope.cancel()
             raise GuardLost(connection.lost_because)
@@ -184,6 +201,26 @@ class GuardClient:
             if self.lease_end > -math.inf:
                 connection.send(Ask())
 
+    async def _kill_if_it_stands_still(self, pid: int) -> None:
+        """A guard that is stopped ends nothing. Its death does: its children die with it, and the
+        next guard removes what is left."""
+        while True:
+            self._silence = self._clock.deadline_scope(self._silent_until)
+            with self._silence:
+                await trio.sleep_forever()
+            # It may have spoken while this daemon stood still itself.
+            await sleep(self._clock, HEARING_SECONDS)
+            if self._clock.now() >= self._silent_until:
+                _log.error("guard_stands_still", pid=pid, then="it is killed")
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+                return
+
+    def _expect_word_by(self, when: float) -> None:
+        self._silent_until = when
+        if self._silence is not None:
+            self._clock.move_deadline(self._silence, when)
+
     def _configure(self, connection: GuardConnection) -> None:
         connection.send(Configure(self._until_over(connection.next_seq()), self._sections))
 
@@ -202,6 +239,8 @@ class GuardClient:
 
     def _lose(self, error: GuardLost) -> None:
         self.lease_end = -math.inf
+        self._silence = None
+        self._silent_until = math.inf
         self._loss = error
         self._lost.set()
         if self._over.is_set():
@@ -215,12 +254,14 @@ class GuardClient:
                 if self.lease_end > -math.inf:
                     self._lease_held(lease_end)
             case Over(seq):
-                if seq == self._over_seq:
+                if seq == self._over_seq and self._loss is None:
                     self._over.set()
             case Failed(name, detail):
                 if service := self._services.get(name):
                     service.has_failed(detail)
             case Ending(reason, leaving):
+                self._expect_word_by(math.inf)
+                self.lease_end = -math.inf  # it says so once, and will not answer `end` with it
                 _log.info("guard_ends_services", reason=reason)
                 if leaving:
                     self._lose(GuardLost(f"the guard ends: {reason}"))
@@ -233,6 +274,7 @@ class GuardClient:
 
     def _lease_held(self, lease_end: float) -> None:
         self.lease_end = lease_end
+        self._expect_word_by(lease_end + FENCE_AT * self._stop_budget)
         self.on_lease(lease_end)
 
 

@@ -142,13 +142,14 @@ class Leadership:
 
     async def _tenures(self, term: int) -> None:
         """One, but for guards that are lost: each new one gets another."""
-        while self._planned is None:
+        end = _End.NO_GUARD
+        while self._planned is None and end is _End.NO_GUARD:
             if not await self._has_guard():
-                return self._replica.resign(_End.NO_GUARD.value)
+                break
             end = await self._tenure(term)
             _log.info("tenure_ended", term=term, reason=end.value)
-            if end in (_End.LAPSED, _End.REFUSED):
-                return self._replica.resign(end.value)
+        if self._planned is None:
+            self._replica.resign(end.value)
 
     # The beginning.
 

@@ -10,12 +10,10 @@ from typing import Self
 
 import pytest
 
-CUT = """
-table inet cut {
-    chain incoming { type filter hook input priority 0; iif eth0 drop; }
-    chain outgoing { type filter hook output priority 0; oif eth0 drop; }
+DROPPING = {
+    "incoming": "type filter hook input priority 0; iif eth0 drop;",
+    "outgoing": "type filter hook output priority 0; oif eth0 drop;",
 }
-"""
 
 _MISSING = [tool for tool in ("ip", "nft") if shutil.which(tool) is None]
 
@@ -25,8 +23,8 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-def _run(*command: str, text: str | None = None) -> None:
-    subprocess.run(command, input=text, check=True, capture_output=True, text=True)
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 class Hosts:
@@ -66,9 +64,10 @@ class Hosts:
         """What runs a command on host `number`, counted from 0."""
         return ("ip", "netns", "exec", self.names[number])
 
-    def cut(self, number: int) -> None:
-        """From now on everything to and from the host is lost without a trace."""
-        _run(*self.prefix(number), "nft", "-f", "-", text=CUT)
+    def cut(self, number: int, *directions: str) -> None:
+        """From now on everything to and from the host, or one of both, is lost without a trace."""
+        chains = [f"chain {name} {{ {DROPPING[name]} }}" for name in directions or DROPPING]
+        _run(*self.prefix(number), "nft", "\n".join(["table inet cut {", *chains, "}\n"]))
 
     def heal(self, number: int) -> None:
         _run(*self.prefix(number), "nft", "delete", "table", "inet", "cut")

@@ -33,8 +33,8 @@ from tests.hosts import Host
 
 NOWHERE = "10.231.8.99"
 LEASE_SECONDS = 0.5
-JIFFIES_SECONDS = 0.1
-"""How late the kernel's timer, and the last ping of a series, may be."""
+SLACK_SECONDS = 0.25
+"""How late the kernel's timer, and a ping on a busy machine, may be."""
 SOON_SECONDS = 5.0
 
 
@@ -187,9 +187,9 @@ def test_a_frozen_hub_falls_silent(network: Network, has_table: bool) -> None:
         assert len(replies) > 3
         lasted = replies[-1] - frozen_at
         if has_table:
-            assert lasted < LEASE_SECONDS + JIFFIES_SECONDS
+            assert lasted < LEASE_SECONDS + SLACK_SECONDS
         else:
-            assert lasted > LEASE_SECONDS + JIFFIES_SECONDS
+            assert lasted > LEASE_SECONDS + SLACK_SECONDS
 
 
 @needs_wireguard
@@ -263,10 +263,11 @@ def test_a_reload_drops_nobody(network: Network) -> None:
         with network.hub_file.open("a") as file:
             file.write(f"[Peer]\nPublicKey = {new_keys.public}\nAllowedIPs = 10.77.0.99/32\n")
         run("reload")
-        time.sleep(0.3)
+        reloaded_at = time.time()
+        time.sleep(0.5)
         replies = ping.end()
-        assert len(replies) > 6
-        assert longest_gap(replies) < 0.25
+        assert replies[0] < reloaded_at < replies[-1]
+        assert longest_gap(replies) < 2 * SLACK_SECONDS
         assert new_keys.public in network.hubs[0].run("wg", "show", "wg0", "peers")
 
 

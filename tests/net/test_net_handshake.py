@@ -245,7 +245,7 @@ def test_the_bytes_of_version_1_do_not_change() -> None:
         b"\xa6node-2\xaainstance-2\x01\xa5one:1\x01\xa2l1"
     )
     assert encode(evolve(WELCOME, settings="s1", lineage="l1", features=1)) == (
-        b"nefia\x00\x01\x00\x01\x02\x99\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\xa2s1\x01"
-        b"\xa2l1\x01"
+        b"nefia\x00\x01\x00\x01\x02\x9b\xa6node-2\xaainstance-2\xa2c1\xa5run-2\xc0\xa2s1\x01"
+        b"\xa2l1\x01\xc3\x00"
     )
     assert encode(Refusal("busy", "No.")) == b"nefia\x00\x01\x00\x01\x03\x92\xa4busy\xa3No."

@@ -198,6 +198,23 @@ def test_no_session_can_be_resumed(context: SSL.Context, python_context: ssl.SSL
     assert second.server.verdict.certificate is not None
 
 
+def test_we_resume_no_session_either(context: SSL.Context, tmp_path: Path) -> None:
+    """Whatever tickets a server sends: each connection looks at its certificate anew."""
+    files = write(tmp_path / "python", bake("both", "node-2"))
+    python = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    python.load_cert_chain(files.cert, files.key)
+    for _ in range(2):
+        wire = Wire(ours(context), python.wrap_bio).handshake()
+        assert wire.carry()[1] > 0, "tickets"
+        wire.server.write(b"x")
+        wire.carry()
+        assert wire.client.read(1) == b"x"
+        assert isinstance(wire.server, ssl.SSLObject)
+        assert not wire.server.session_reused
+        assert isinstance(wire.client, TlsObject)
+        assert wire.client.verdict.certificate is not None
+
+
 def test_an_alert_is_sent_before_the_error_is_raised(context: SSL.Context, tmp_path: Path) -> None:
     """Else the other side would learn only that the connection has ended."""
     files = write(tmp_path / "x", bake("other-authority", "node-2"), ca=signer("other").pem)

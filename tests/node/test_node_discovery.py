@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import structlog
 import trio
+from attrs import evolve
+from structlog.testing import capture_logs
 
 from nefia.raft.entries import SnapshotMeta
 from nefia.raft.messages import InstallSnapshot
@@ -50,3 +54,18 @@ async def test_a_snapshot_message_does_no_harm(cluster: Cluster) -> None:
     await cluster.push("n1", 1)
     await cluster.until(cluster.is_calm)
     assert len(cluster.digests()) == 1
+
+
+async def test_wall_clocks_that_differ_are_told(cluster: Cluster) -> None:
+    """WireGuard's peers refuse a handshake that is older than the last they have seen (SPEC 9)."""
+    node = cluster.up["n1"].node
+    welcome = node._mesh.met("n2")
+    assert welcome
+    structlog.reset_defaults()
+    with capture_logs() as logs:
+        node.peer_met("n2", evolve(welcome, utc_ms=welcome.utc_ms + 50))
+        assert not [each for each in logs if each["event"] == "clocks_differ"]
+        node.peer_met("n2", evolve(welcome, utc_ms=welcome.utc_ms - 3_600_000))
+    (warning,) = [each for each in logs if each["event"] == "clocks_differ"]
+    assert warning["peer"] == "n2"
+    assert warning["by_ms"] == pytest.approx(-3_600_000, abs=60_000)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
+from wsproto.utilities import ProtocolError
 
 from nefia.clock import NodeClock, sleep
 from nefia.services.reactor.events import SERVICE_RESTART
@@ -23,6 +24,16 @@ DRAIN_SECONDS = 0.1
 """At the end of leadership: how long events in flight have to be answered."""
 CLOSE_SECONDS = 1.0
 """How long a beacon has to answer a close."""
+
+BROKEN = (
+    ConnectionClosed,
+    ProtocolError,
+    OSError,
+    trio.BrokenResourceError,
+    trio.BusyResourceError,
+    trio.ClosedResourceError,
+)
+"""All that the other end, or a fence, can do to a connection."""
 
 Answer = Callable[[str | bytes], Awaitable[str]]
 
@@ -61,7 +72,7 @@ class Beacon:
         with self._until(DRAIN_SECONDS):
             for _ in range(MAX_IN_FLIGHT):
                 await self._room.acquire()
-        with self._until(CLOSE_SECONDS):
+        with self._until(CLOSE_SECONDS), suppress(*BROKEN):
             await self._socket.aclose(SERVICE_RESTART, reason)
         self._serving.cancel()
 

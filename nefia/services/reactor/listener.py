@@ -9,13 +9,12 @@ import structlog
 import trio
 from trio.abc import Listener as StreamListener
 from trio.abc import Stream
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
-from wsproto.utilities import ProtocolError
+from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from nefia.clock import NodeClock
 from nefia.config.services import ReactorConfig
 from nefia.errors import Permission
-from nefia.services.reactor.beacon import Answer, Beacon
+from nefia.services.reactor.beacon import BROKEN, Answer, Beacon
 from nefia.services.reactor.events import MAX_EVENT_BYTES, refused
 from nefia.services.reactor.gate import Gate
 from nefia.services.reactor.pace import Pace
@@ -29,15 +28,6 @@ MAX_MESSAGE_CHARACTERS = 4 * MAX_EVENT_BYTES
 REPEAT_SECONDS = 60.0
 MAX_REPORTS = 64
 """In `REPEAT_SECONDS`: whoever keeps coming shall not fill the log."""
-
-BROKEN = (
-    ConnectionClosed,
-    ProtocolError,
-    OSError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
-"""All that the other end, or `fence`, can do to a connection."""
 
 _log = structlog.get_logger()
 

@@ -53,9 +53,11 @@ class Commands:
     def __init__(self, clock: NodeClock) -> None:
         self._clock = clock
         self._groups: set[int] = set()
+        self._fenced = False
 
     def fence(self) -> None:
-        """Kill all that run."""
+        """Kill all that run, and what is just being started as soon as it has begun."""
+        self._fenced = True
         for group in self._groups:
             _kill(group)
 
@@ -79,6 +81,8 @@ class Commands:
         except (OSError, ValueError) as error:
             raise ActionFailed(f"{argv[0]} cannot be run: {error}") from error
         self._groups.add(process.pid)
+        if self._fenced:
+            _kill(process.pid)
         output = bytearray()
         try:
             with self._until(action.timeout) as running:
@@ -182,11 +186,11 @@ class Alerts:
         return {"logged": True}
 
     async def _post(self, action: AlertConfig, content: bytes, key: str) -> int:
-        from httpx2 import AsyncClient, HTTPError, InvalidURL  # it takes a while
-
         if self._client is None:
-            # The deadline below bounds the whole of it, which its own timeouts do not.
-            self._client = AsyncClient(timeout=None, follow_redirects=False)
+            # It takes a quarter of a second, in which the loop would keep no lease.
+            self._client = await trio.to_thread.run_sync(_new_client)
+        from httpx2 import HTTPError, InvalidURL
+
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": key,
@@ -208,3 +212,10 @@ class Alerts:
         if not 200 <= status < 300:
             raise ActionFailed(f"the webhook answered with the status {status}")
         return status
+
+
+def _new_client() -> AsyncClient:
+    """The whole of a request is bounded by its action's timeout, which its own would not do."""
+    from httpx2 import AsyncClient
+
+    return AsyncClient(timeout=None, follow_redirects=False)
