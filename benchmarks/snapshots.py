@@ -24,6 +24,7 @@ from typing import Any
 import trio
 from attrs import define, field
 
+from nefia import collector
 from nefia.admin.client import AdminClient
 from nefia.clock import TrioNodeClock
 from nefia.errors import NefiaError
@@ -266,6 +267,7 @@ async def one_snapshot(machine: Machine, directory: Path) -> None:
 
 
 def event_loop(count: int, figures: Figures) -> None:
+    collector.configure()  # as in the daemon
     machine, steps = filled_machine(count), Steps()
     with tempfile.TemporaryDirectory(prefix="nefia-big-") as directory:
         trio.run(one_snapshot, machine, Path(directory) / "snapshots", instruments=[steps])

@@ -34,6 +34,7 @@ EXIT_CODES: dict[str, int] = {
     "already_initialized": EXIT_REFUSED,
     "would_lose_quorum": EXIT_REFUSED,
     "recovery_refused": EXIT_REFUSED,
+    "drill_refused": EXIT_REFUSED,
     "other_cluster": EXIT_REFUSED,
     "other_node": EXIT_REFUSED,
     "change_in_progress": EXIT_REFUSED,
@@ -148,6 +149,12 @@ class RecoveryRefused(NefiaError):
     """`cluster recover` would do harm, or there is nothing to recover."""
 
     code = "recovery_refused"
+
+
+class DrillRefused(NefiaError):
+    """A fire drill would do harm now, could not be watched, or was not agreed to."""
+
+    code = "drill_refused"
 
 
 # Requests.

@@ -10,6 +10,8 @@ MAX_RANDOM_BYTES = 300
 MAX_REPEATED = 64
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x90, 0xDC, 0xDD, 0xDE, 0xDF, 0xC4, 0xC6, 0xC7, 0xCF, 0xD9)
 """Among them what msgpack begins arrays, maps, integers and long strings with."""
+NUMBERS = (b"\xcf" + b"\xff" * 8, b"\xd3\x80" + b"\0" * 7, b"\xcf\x7f" + b"\xff" * 7)
+"""The largest and the smallest that msgpack has a form for, and the largest with a sign."""
 LENGTHS = (b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 4, b"\x80\0\0\0", b"\xff" * 8)
 
 Mutation = Callable[[bytearray, Random, Sequence[bytes]], None]
@@ -32,6 +34,12 @@ def _edge(data: bytearray, random: Random, seeds: Sequence[bytes]) -> None:
 def _length(data: bytearray, random: Random, seeds: Sequence[bytes]) -> None:
     start, value = _place(data, random), random.choice(LENGTHS)
     data[start : start + len(value)] = value
+
+
+def _number(data: bytearray, random: Random, seeds: Sequence[bytes]) -> None:
+    """In place of what is often a small number, or a type."""
+    start = _place(data, random)
+    data[start : start + 1] = random.choice(NUMBERS)
 
 
 def _delete(data: bytearray, random: Random, seeds: Sequence[bytes]) -> None:
@@ -63,6 +71,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _flip,
     _edge,
     _length,
+    _number,
     _delete,
     _cut,
     _insert,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,8 +17,10 @@ from nefia import wire
 from nefia.admin import MAX_LINE_BYTES
 from nefia.admin.lines import LineBuffer
 from nefia.admin.protocol import Refusal, Request, encode_error, parse_request
+from nefia.admin.restoring import Step, encode_step, restore_step, steps
 from nefia.certificates import describe, untrusted
 from nefia.credentials import load_credentials
+from nefia.errors import InvalidArgument
 from nefia.net import handshake
 from nefia.net.frames import MAX_HELLO_BYTES, FrameReader, Kind, header
 from nefia.net.handshake import ASK, PROBE, RAFT, Hello, View, Welcome
@@ -25,8 +28,20 @@ from nefia.net.tls import tls_context
 from nefia.net.tls_object import TlsObject
 from nefia.openssl import SSL, x509
 from nefia.raft.configuration import Member
+from nefia.state.commands import (
+    Change,
+    ClaimTasks,
+    Command,
+    NewTask,
+    OpenSession,
+    PushTasks,
+    RestorePart,
+)
+from nefia.state.machine import Machine
+from nefia.storage.snapshot_format import INFOS, Encoder, Sealer
 from nefia.wire import Malformed
 from tests.certificates import RECIPES, bake, spoiled, write
+from tests.storage.snapshots_made import described, state
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/wire"
 FEED_BYTES = 4096
@@ -107,6 +122,62 @@ def read_frames(data: bytes) -> None:
         except Malformed:
             return
         assert len(reader._buffer) <= MAX_HELLO_BYTES + len(piece)
+
+
+# Snapshots: what a leader offers, and what an operator puts back.
+
+
+@cache
+def offers() -> tuple[bytes, ...]:
+    encoder, sealer = Encoder(state(7)), Sealer()
+    while records := encoder.next_chunk():
+        sealer.seal(records)
+    return (INFOS.encode(sealer.info(described(7), encoder.kinds)),)
+
+
+@cache
+def restoring() -> tuple[Step, ...]:
+    """The steps that put back two tasks and a session."""
+    machine = Machine()
+    session = OpenSession("0011aabb", "web-1", "/", "/", "root", "sh", {"a": "b"}, 60_000, 1_000)
+    tasks = (NewTask(b"1", key="k"), NewTask(b"2", delay_ms=9_000, priority=-3))
+    commands: tuple[Command, ...] = (session, PushTasks(tasks), ClaimTasks("w", "", "", 1_000, 1))
+    for index, command in enumerate(commands):
+        machine.apply(index + 1, [Change(1_000, "", command)])
+    return tuple(steps("r", machine.snapshot_records(), 2))
+
+
+@cache
+def parts() -> tuple[bytes, ...]:
+    (part,) = [step for step in restoring() if isinstance(step, RestorePart)]
+    return part.sessions, part.tasks
+
+
+def put_back(data: bytes) -> None:
+    begin, *_, end = restoring()
+    for sessions, tasks in ((data, parts()[1]), (parts()[0], data)):
+        endure(begin, RestorePart("r", 0, sessions, tasks), end)
+
+
+def read_step(data: bytes) -> None:
+    begin, part, end = restoring()
+    with suppress(InvalidArgument):
+        step = restore_step(b64encode(data).decode())
+        for steps_taken in ((step, part, end), (begin, step, end), (begin, part, step)):
+            endure(*steps_taken)
+
+
+def endure(*steps_taken: Step) -> None:
+    """Whatever they hold, the state machine goes on: it would fail on all nodes at once."""
+    machine, claim = Machine(), ClaimTasks("w", "", "", 1_000, 10)
+    for index, command in enumerate((*steps_taken, claim)):
+        change = Change(10_000 * index, "", command)
+        wire.encode_change(change)
+        machine.apply(index + 1, [change])
+    encoder = Encoder(machine.snapshot_records())
+    while encoder.next_chunk():
+        pass
+    assert machine.digest() == Machine.from_records(machine.snapshot_records()).digest()
 
 
 # The admin protocol.
@@ -197,6 +268,10 @@ TARGETS = (
         decoding(wire.decode_configuration),
         5,
     ),
+    Target("batches", lambda: recorded("batches.txt"), decoding(wire.decode_batch), 15),
+    Target("snapshot offers", offers, decoding(INFOS.decode), 5),
+    Target("restore steps", lambda: [b64decode(encode_step(s)) for s in restoring()], read_step, 3),
+    Target("restored records", parts, put_back, 3),
     Target("records", lambda: recorded("records.txt"), decoding(wire.RECORDS.decode), 10),
     Target("admin lines", lambda: LINES, read_lines, 25),
     Target("certificates", certificates, read_certificate, 8),

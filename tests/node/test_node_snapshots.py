@@ -283,6 +283,7 @@ HOURS_PER_WEEK = 168
 RARELY = SnapshotSettings(threshold=500, interval=120.0, trailing_logs=200)
 
 
+@pytest.mark.timeout(600)  # some seconds of processor time, of which a busy machine may give little
 async def test_a_week_of_rare_writes_leaves_little_behind(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

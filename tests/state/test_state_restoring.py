@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from attrs import define, field
 
-from nefia.admin.restoring import steps
+from nefia.admin.restoring import encode_step, restore_step, steps
+from nefia.errors import InvalidArgument
 from nefia.raft.epoch import EPOCH_SHIFT
 from nefia.state.commands import (
     AckTask,
@@ -23,6 +25,7 @@ from nefia.state.commands import (
     RetryTask,
     SetRetention,
 )
+from nefia.state.limits import MAX_NUMBER
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome, Refusal, TasksOutcome, TimeOutcome
 from nefia.state.restoring import PATIENCE_MS
@@ -165,6 +168,8 @@ def test_records_that_make_no_sense_are_refused() -> None:
         ([], tasks[::-1]),
         ([], [msgspec.structs.replace(tasks[0], number=0)]),
         ([], [msgspec.structs.replace(tasks[0], number=4)]),  # beyond the last that was given out
+        ([], [msgspec.structs.replace(tasks[0], run_at_ms=MAX_NUMBER + 1)]),
+        ([msgspec.structs.replace(sessions[0], created_ms=-MAX_NUMBER - 1)], []),
         (sessions * 2, []),
     ):
         log = Log()
@@ -172,6 +177,25 @@ def test_records_that_make_no_sense_are_refused() -> None:
         log.do(begin)
         part = RestorePart("r-1", 0, encode(bad_sessions), encode(bad_tasks))
         assert isinstance(log.do(part), Refusal)
+
+
+@pytest.mark.parametrize("bad", [b"", b"\xc1", b"\x91\x9b\xa1\xff", b"\x91\x90", b"\x93"])
+def test_bytes_that_are_no_records_are_refused(bad: bytes) -> None:
+    """An exception would end every node, and again at each start."""
+    log = Log()
+    begin, *_ = steps("r-1", source().snapshot_records(), 5)
+    for sessions, tasks in ((bad, b"\x90"), (b"\x90", bad)):
+        log.do(begin)
+        assert isinstance(log.do(RestorePart("r-1", 0, sessions, tasks)), Refusal)
+
+
+@pytest.mark.parametrize("number", [-1, MAX_NUMBER + 1, 2**64 - 1])
+def test_steps_with_numbers_that_cannot_be_counted_on_from_are_refused(number: int) -> None:
+    """They would be in the log, and what follows from them could not be written down."""
+    begin = BeginRestore("r-1", 0, 0, number, 0, 0)
+    for step in (begin, RestorePart("r-1", number, b"", b""), EndRestore("r-1", 0, number)):
+        with pytest.raises(InvalidArgument):
+            restore_step(encode_step(step))
 
 
 def test_keys_belong_to_whom_they_belong_after_a_restart_too() -> None:

@@ -36,12 +36,12 @@ def test_what_was_learned_is_remembered_replaced_and_forgotten() -> None:
     driver.do(Remember("wg0", "b", "1"))
     driver.do(Remember("wg0", "a", "2"))
     driver.do(Remember("wg1", "a", "3"))
-    assert {k: m.value for k, m in driver.machine.memories("wg0").items()} == {"a": "2", "b": "1"}
+    assert list(driver.machine.remembered("wg0").items()) == [("a", "2"), ("b", "1")]
     driver.do(Remember("wg0", "a", "4"))
-    assert driver.machine.memories("wg0")["a"].value == "4"
+    assert driver.machine.remembered("wg0")["a"] == "4"
     driver.do(Remember("wg0", "a", ""))
     driver.do(Remember("wg0", "never", ""))
-    assert list(driver.machine.memories("wg0")) == ["b"]
+    assert list(driver.machine.remembered("wg0")) == ["b"]
 
 
 def test_only_so_much_is_remembered() -> None:
@@ -52,7 +52,7 @@ def test_only_so_much_is_remembered() -> None:
     assert isinstance(refusal, Refusal)
     assert refusal.code == "overloaded"
     driver.do(Remember("wg0", "7", "y"))  # what is known may still change
-    assert driver.machine.memories("wg0")["7"].value == "y"
+    assert driver.machine.remembered("wg0")["7"] == "y"
 
 
 def test_both_are_in_snapshot_and_digest() -> None:
@@ -64,5 +64,5 @@ def test_both_are_in_snapshot_and_digest() -> None:
     assert len({before, tenure, driver.machine.digest()}) == 3
     again = Machine.from_records(driver.machine.snapshot_records())
     assert held(again) == (3, True)
-    assert again.memories("wg0") == driver.machine.memories("wg0")
+    assert again.remembered("wg0") == driver.machine.remembered("wg0")
     assert again.digest() == driver.machine.digest()

@@ -71,6 +71,27 @@ async def test_compacted_entries_leave_the_file_in_slices(tmp_path: Path) -> Non
         assert transaction.stat()["entries"] == 5
 
 
+async def test_a_compaction_that_was_cut_short_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """What is behind the base counts no more, whether or not it is still in the file."""
+    count = 3 * raft_db.COMPACTED_PER_WRITE
+    base = SnapshotMeta(count - 5, 1, Configuration(), 0)
+    store = await open_lmdb(tmp_path, "node-1")
+    await store.write(Write(1, entries=tuple(marked(i) for i in range(1, count + 1))))
+    await store.write(Write(2, compact=base))
+    await store.close()
+    with raw_log(tmp_path / "raft.db") as transaction:
+        assert transaction.stat()["entries"] > raft_db.COMPACTED_PER_WRITE
+    store = await open_lmdb(tmp_path, "node-1")
+    stored = await store.load(1 << 30)
+    assert (stored.snapshot, stored.first_index, stored.last_index) == (base, count - 4, count)
+    assert [entry.index for entry in stored.tail] == list(range(count - 4, count + 1))
+    for sequence in (3, 4):
+        await store.write(Write(sequence, hard_state=HardState(sequence)))
+    await store.close()
+    with raw_log(tmp_path / "raft.db") as transaction:
+        assert transaction.stat()["entries"] == 5
+
+
 # One process a directory.
 
 SECOND = """
