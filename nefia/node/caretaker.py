@@ -46,20 +46,30 @@ class Caretaker:
         while True:
             self.membership.replica.post(self._look)
             await sleep(self.membership.clock, LOOK_SECONDS)
+            if self._epoch_is_due:
+                await self.membership.services().stand_down("another state was restored")
+                self.membership.replica.post(self._begin_epoch)
 
     def _look(self, now: float) -> None:
         self._sample_lags(now)
         self.record_met(now)
         self._remove_dead(now)
-        self._begin_epoch(now)
 
-    def _begin_epoch(self, now: float) -> None:
+    @property
+    def _next_epoch(self) -> int:
+        """The first term of that which the newest task token belongs to."""
+        return first_of_epoch(self.membership.replica.applier.machine.last_token)
+
+    @property
+    def _epoch_is_due(self) -> bool:
         """Tokens of a newer epoch than the term's: a snapshot was restored (`raft.epoch`)."""
         raft = self.membership.replica.raft
-        first = first_of_epoch(self.membership.replica.applier.machine.last_token)
-        leader = raft.leader
-        if leader is not None and not leader.transferring and first > raft.term:
-            raft.begin_epoch(now, first)
+        leads = raft.leader is not None and not raft.leader.transferring
+        return leads and self._next_epoch > raft.term
+
+    def _begin_epoch(self, now: float) -> None:
+        if self._epoch_is_due:
+            self.membership.replica.raft.begin_epoch(now, self._next_epoch)
 
     # Who is met.
 

@@ -7,6 +7,7 @@ import trio
 
 from nefia.errors import NefiaError
 from nefia.services import leadership as leadership_module
+from nefia.state.commands import BeginRestore, EndRestore
 from tests.node.cluster import Cluster
 from tests.node.service_stubs import ServiceCluster
 
@@ -211,3 +212,18 @@ async def test_a_guard_that_refuses_a_term_makes_it_resign(services: ServiceClus
     await cluster.until(lambda: len(services.lives.running()) == 2)
     assert not services.lives.overlaps()
     assert not services.guards["n2"].refuses_next
+
+
+async def test_a_restored_state_stops_them_in_good_order(services: ServiceCluster) -> None:
+    """The epoch that begins then is a hand-over to itself (3.10): its term is above all before."""
+    cluster, restored = services.cluster, trio.current_time()
+    node = cluster.up["n1"].node
+    first = node.first_of_next_epoch(0)
+    await node.change(BeginRestore("r", 0, 0, 0, 0, 0), "")
+    await node.change(EndRestore("r", 0, first), "")
+    await moved(services, restored)
+    assert not services.lives.overlaps()
+    assert {life.node for life in services.lives.running()} == {"n1"}
+    assert all(life.term >= first for life in services.lives.running())
+    stopped = [life for life in services.lives.lives if life.begin < restored]
+    assert [life.service for life in sorted(stopped, key=lambda life: life.end)] == ["b", "a"]
