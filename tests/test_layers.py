@@ -45,6 +45,7 @@ FLOORS = {
     "nefia.daemon": 6,
     "nefia.dev": 6,
     "nefia.cli": 7,
+    "nefia.drill": 7,
     "nefia.mcp_server": 7,
     "nefia.mcp_texts": 7,
     "nefia.__main__": 7,
@@ -92,6 +93,21 @@ PURE_IMPORTS = {
             "typing",
         }
     ),
+    **{
+        f"nefia.guard.{module}": frozenset(
+            {
+                "__future__",
+                "attrs",
+                "collections",
+                "collections.abc",
+                "enum",
+                "itertools",
+                "math",
+                "typing",
+            }
+        )
+        for module in ("machine", "lives", "life", "outbox", "effects", "plan")
+    },
 }
 """What the pure packages may import besides nefia: no clock, file, socket, logger or event loop,
 and of `random` only the class, since its functions share one hidden generator."""

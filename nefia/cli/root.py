@@ -8,6 +8,7 @@ from nefia import __version__
 from nefia.cli.bench import bench
 from nefia.cli.cert import cert
 from nefia.cli.cluster import cluster
+from nefia.cli.drill import drill
 from nefia.cli.event import event
 from nefia.cli.framework import Root, Setup, pass_setup
 from nefia.cli.guard import guard
@@ -36,6 +37,7 @@ root.add_command(watch)
 root.add_command(cert)
 root.add_command(snapshot)
 root.add_command(bench)
+root.add_command(drill)
 root.add_command(guard)
 root.add_command(mcp)
 

@@ -148,19 +148,16 @@ class Guard:
 
     def _welcome(self, connection: socket.socket) -> None:
         refused = self._machine.connect(boottime())
-        peer = Peer(connection)
-        try:
-            peer.send(Hello(VERSION, os.getpid(), refused))
-        except PeerGone as error:
-            refused = refused or str(error)
-            if not refused:
-                self._machine.disconnect(boottime())
+        peer, hello = Peer(connection), Hello(VERSION, os.getpid(), refused)
         if refused:
             self._log.warning("daemon_refused", reason=refused)
+            with suppress(PeerGone):
+                peer.send(hello)
             peer.close()
         else:
             self._peer = peer
             self._watch(peer.fd, self._hear)
+            self._say(hello)
 
     def _hear(self) -> None:
         assert self._peer is not None

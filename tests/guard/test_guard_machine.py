@@ -143,6 +143,16 @@ def test_no_more_services_than_can_be(machine: Machine) -> None:
     ]
 
 
+def test_without_a_daemon_nothing_begins(machine: Machine) -> None:
+    machine.disconnect(0.1)
+    machine.tick(0.1)
+    machine.seen(0.1, Census())
+    machine.seen(0.1, Census())
+    assert machine.is_idle
+    machine.begin(0.2, 9, term=2, lease_end=1.0, stop_budget=0.5)
+    assert machine.is_idle
+
+
 def test_without_a_tenure_nothing_starts() -> None:
     machine = Machine(0.0)
     machine.connect(0.0)
