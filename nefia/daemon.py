@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from attrs import evolve
 
 from nefia import collector, logs
 from nefia.admin import SOCKET_NAME
@@ -35,7 +36,7 @@ from nefia.admin.protocol import (
 )
 from nefia.admin.server import serve_admin
 from nefia.clock import BootClock, TrioNodeClock
-from nefia.config import EXTERNAL_KINDS, ClusterConfig, Config, parse_address
+from nefia.config import EXTERNAL_KINDS, ClusterConfig, Config, load, parse_address
 from nefia.errors import (
     DiskFailed,
     InvalidConfiguration,
@@ -49,7 +50,7 @@ from nefia.node.founding import first_configuration, found_cluster
 from nefia.node.node import Node
 from nefia.node.opening import open_node
 from nefia.node.settings import Settings
-from nefia.services.wiring import equip
+from nefia.services.wiring import Equipment
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.systemd import ServiceManager
 
@@ -134,6 +135,7 @@ class Daemon:
         self._plain_network = TcpNetwork(config.cluster.raft.transport_timeout)
         self._network: Network = self._plain_network
         self._guard: Guard | None = None
+        self._equipment: Equipment | None = None
         self._rotation = self._secure(config.cluster)
         self._http = self._listener(config.http.listen)
         self._actions: Actions | None = None
@@ -280,7 +282,7 @@ class Daemon:
             first_run, self._node = self._node is None, node
             self._actions = Actions(node, self._lifetimes)
             async with trio.open_nursery() as nursery:
-                equip(
+                self._equipment = Equipment(
                     node,
                     self._config.services,
                     guard=self._guard,
@@ -348,10 +350,24 @@ class Daemon:
                         nursery.start_soon(self._stop, everything, signal.Signals(number).name)
 
     async def _reload(self) -> None:
-        if self._rotation is None:
-            _log.info("nothing_to_reload")
-        else:
+        """Certificates, services, tokens and rules (SPEC 1). All else needs a new start."""
+        if self._rotation is not None:
             await self._rotation.reload("SIGHUP")
+        if self._config.path is None or self._equipment is None:
+            return
+        try:
+            config = load(
+                self._config.path,
+                state_dir=str(self._config.state_dir),
+                environ=os.environ,
+                is_root=os.geteuid() == 0,
+            )
+        except NefiaError as error:
+            _log.error("configuration_not_reloaded", error=error.message)
+            return
+        self._config = evolve(self._config, services=config.services)
+        await self._equipment.reload(config.services)
+        _log.info("configuration_reloaded", services=len(config.services))
 
     async def _stop(self, everything: trio.CancelScope, reason: str) -> None:
         _log.info("stopping", reason=reason)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TCP_TABLES = (_PROC / "net/tcp", _PROC / "net/tcp6")
+_UNIX_TABLE = _PROC / "net/unix"
+_UNIX_FIELDS = 8
+_ACCEPTS = 0x10000  # __SO_ACCEPTCON, linux/net.h
 _LISTENS = "0A"
 _CREDENTIALS = struct.Struct("3i")
 
@@ -46,6 +49,23 @@ def listeners_at(addresses: Mapping[str, str]) -> dict[str, int | None]:
     inodes = {port: inode for port, inode in _listening() if port in ports.values()}
     owners = dict(_owners(inodes.values()))
     return {name: owners.get(inodes.get(port or 0, "")) for name, port in ports.items()}
+
+
+def unix_sockets_of(pid: int | None) -> list[str]:
+    """The paths at which the process listens on Unix sockets; none of one that is not known."""
+    if pid is None:
+        return []
+    inodes = dict(_unix_listening())
+    held = {inode for inode, owner in _owners(inodes) if owner == pid}
+    return sorted(inodes[inode] for inode in held)
+
+
+def _unix_listening() -> Iterator[tuple[str, str]]:
+    """Inode and path of every Unix socket that listens at one."""
+    for line in _UNIX_TABLE.read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=_UNIX_FIELDS - 1)
+        if len(fields) == _UNIX_FIELDS and int(fields[3], 16) & _ACCEPTS:
+            yield fields[6], fields[7]
 
 
 def _local_port(address: str) -> int | None:

@@ -73,7 +73,7 @@ class LocalIdentity:
     process, `cluster_id` is empty until the node belongs to a cluster, and `lineage` until that has
     been through a `cluster recover`. `address` is where others can dial it. `settings` is a hash of
     what must be equal in the configurations of all nodes, `features` the newest feature level that
-    this program understands, `may_lead` false for a witness, and `utc_ms` what its wall clock shows.
+    this program understands, `may_lead` false for a witness, `utc_ms` what the wall clock shows.
     """
 
     node_id: str

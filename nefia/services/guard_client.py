@@ -313,6 +313,9 @@ class ExternalService:
     def fence(self) -> None:
         self._guard.tell(Fence(self.config.name))
 
+    def take(self, config: ServiceConfig) -> None:
+        self.config = config
+
     async def reload(self) -> None:
         try:
             error = await self._guard.ask(lambda seq: Reload(seq, self.config.name))

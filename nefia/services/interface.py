@@ -7,7 +7,7 @@ half of it for its own manners, the rest for force.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -73,6 +73,9 @@ class Service(Protocol):
     def fence(self) -> None:
         """End it at once and by force, without waiting. Idempotent; also right if not started."""
 
+    def take(self, config: ServiceConfig) -> None:
+        """Another configuration of the same name and kind: for its next `reload` or `start`."""
+
     async def reload(self) -> None:
         """Take up changed files without an interruption. Raises ServiceFailed."""
 
@@ -113,6 +116,9 @@ class Guard(Protocol):
 
     async def lost(self) -> GuardLost:
         """Return when the guard has gone."""
+
+    def configure(self, services: Sequence[ServiceConfig]) -> None:
+        """Other services than before."""
 
     def service(self, config: ServiceConfig) -> Service:
         """The service of an external kind that this guard runs."""

@@ -25,7 +25,8 @@ import structlog
 import trio
 
 from nefia.clock import NodeClock, sleep
-from nefia.errors import GuardLost, NefiaError
+from nefia.config import ServiceConfig
+from nefia.errors import GuardLost, NefiaError, ServiceFailed
 from nefia.node.chronicle import Chronicle
 from nefia.node.replica import Replica
 from nefia.services.interface import Guard, Service, State, Tenure
@@ -77,10 +78,12 @@ class Leadership:
         hand_over: Callable[[str], None],
         tell: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
-        self.supervisor = Supervisor(services, clock, self._memory, self._tell)
         self._guard = guard
         self._replica = replica
         self._clock = clock
+        self.supervisor = self._supervise(services)
+        self._next: Sequence[Service] | None = None
+        """Those that begin with the next tenure."""
         self._chronicle = chronicle
         self._cluster_id = cluster_id
         self._hand_over = hand_over
@@ -129,7 +132,41 @@ class Leadership:
     async def reload(self, name: str) -> None:
         await self.supervisor.reload(name)
 
+    async def reconfigure(
+        self, configs: Sequence[ServiceConfig], make: Callable[[ServiceConfig], Service]
+    ) -> None:
+        """Other configurations: heeded now by services that run, the next time by others.
+
+        Other services than before are taken up when none runs.
+        """
+        known = [(each.name, each.service.config.kind) for each in self.supervisor.all]
+        if [(config.name, config.kind) for config in configs] != known:
+            self._next = [make(config) for config in configs]
+            if self._stopped.is_set():
+                self._adopt()
+            else:
+                hint = "they begin with the next tenure: transfer leadership"
+                _log.warning("services_changed", hint=hint)
+            return
+        for each, config in zip(self.supervisor.all, configs, strict=True):
+            each.service.take(config)
+            if each.state is State.RUNNING:
+                try:
+                    await each.service.reload()
+                    _log.info("service_reloaded", service=each.name)
+                except ServiceFailed as error:
+                    _log.error("service_not_reloaded", service=each.name, error=error.message)
+
+    def _adopt(self) -> None:
+        if self._next is not None:
+            self.supervisor = self._supervise(self._next)
+            self._next = None
+
+    def _supervise(self, services: Sequence[Service]) -> Supervisor:
+        return Supervisor(services, self._clock, self._memory, self._tell)
+
     async def lead(self, term: int) -> None:
+        self._adopt()
         self._planned = None
         self._stop_wanted = trio.Event()
         if not self.supervisor.all:

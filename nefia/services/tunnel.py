@@ -8,6 +8,7 @@ import structlog
 import trio
 
 from nefia.clock import NodeClock, sleep
+from nefia.config import ServiceConfig
 from nefia.services.endpoints import Endpoints
 from nefia.services.interface import Service, ServiceFailed, Tenure
 
@@ -59,6 +60,10 @@ class Tunnel:
 
     def fence(self) -> None:
         self._inner.fence()
+
+    def take(self, config: ServiceConfig) -> None:
+        self.config = config
+        self._inner.take(config)
 
     async def reload(self) -> None:
         await self._inner.reload()

@@ -10,7 +10,12 @@ import trio
 from attrs import frozen
 
 from nefia.clock import NodeClock, sleep
-from nefia.config.services import ReactorConfig, ServiceConfig, WireguardConfig
+from nefia.config.services import (
+    EXTERNAL_KINDS,
+    ReactorConfig,
+    ServiceConfig,
+    WireguardConfig,
+)
 from nefia.net.network import Network
 from nefia.node.node import Node
 from nefia.services.endpoints import Endpoints
@@ -39,69 +44,82 @@ class _Memory:
         await self.node.change(Remember(self.service, key, value), "")
 
 
-def equip(
-    node: Node,
-    services: Sequence[ServiceConfig],
-    *,
-    guard: Guard | None,
-    clock: NodeClock,
-    network: Network,
-    nursery: trio.Nursery,
-) -> None:
-    """Have `node` run `services` while it leads, before it runs; their tasks are in `nursery`.
+class Equipment:
+    """The services of `node`, and what makes them. Their tasks are in `nursery`.
 
-    `guard` is there if any of them is external. `network` is one that adds no TLS of its own.
+    `guard` is there if the daemon has one. `network` is one that adds no TLS of its own.
     """
-    if not services or not node.may_lead:
-        return
-    make = partial(_made, node=node, guard=guard, clock=clock, network=network, nursery=nursery)
-    node.services = Leadership(
-        services=[make(each) for each in services],
-        guard=guard,
-        replica=node.replica,
-        clock=clock,
-        chronicle=node.chronicle,
-        cluster_id=lambda: node.cluster_id,
-        hand_over=node.hand_over,
-        tell=partial(node.watching.tell, "service"),
-    )
-    nursery.start_soon(_watch_for_strays, node, services, clock)
 
+    def __init__(
+        self,
+        node: Node,
+        services: Sequence[ServiceConfig],
+        *,
+        guard: Guard | None,
+        clock: NodeClock,
+        network: Network,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._node = node
+        self._guard = guard
+        self._clock = clock
+        self._network = network
+        self._nursery = nursery
+        self._configs = services if node.may_lead else ()
+        self._leadership = node.services = Leadership(
+            services=[self._make(each) for each in self._configs],
+            guard=guard,
+            replica=node.replica,
+            clock=clock,
+            chronicle=node.chronicle,
+            cluster_id=lambda: node.cluster_id,
+            hand_over=node.hand_over,
+            tell=partial(node.watching.tell, "service"),
+        )
+        nursery.start_soon(self._watch_for_strays)
 
-def _made(
-    config: ServiceConfig,
-    *,
-    node: Node,
-    guard: Guard | None,
-    clock: NodeClock,
-    network: Network,
-    nursery: trio.Nursery,
-) -> Service:
-    if isinstance(config, ReactorConfig):
-        from nefia.services.reactor.service import Reactor  # it takes a while, and memory
+    async def reload(self, services: Sequence[ServiceConfig]) -> None:
+        """What nefia.yaml says now."""
+        if not self._node.may_lead:
+            return
+        if self._guard is None and any(each.kind in EXTERNAL_KINDS for each in services):
+            _log.error("services_not_reloaded", hint="restart the daemon, so that it has a guard")
+            return
+        self._configs = services
+        if self._guard is not None:
+            self._guard.configure(services)
+        await self._leadership.reconfigure(services, self._make)
 
-        return Reactor(config, node=node, clock=clock, network=network, nursery=nursery)
-    assert guard is not None
-    service = guard.service(config)
-    if isinstance(config, WireguardConfig):
-        endpoints = Endpoints(config.interface, _Memory(node, config.name), clock)
-        return Tunnel(service, endpoints, clock)
-    return service
+    def _make(self, config: ServiceConfig) -> Service:
+        if isinstance(config, ReactorConfig):
+            from nefia.services.reactor.service import Reactor  # it takes a while, and memory
 
+            return Reactor(
+                config,
+                node=self._node,
+                clock=self._clock,
+                network=self._network,
+                nursery=self._nursery,
+            )
+        assert self._guard is not None
+        service = self._guard.service(config)
+        if isinstance(config, WireguardConfig):
+            memory = _Memory(self._node, config.name)
+            return Tunnel(service, Endpoints(config.interface, memory, self._clock), self._clock)
+        return service
 
-async def _watch_for_strays(
-    node: Node, services: Sequence[ServiceConfig], clock: NodeClock
-) -> None:
-    """Say once what is up on a standby that only a leader may have."""
-    told: set[str] = set()
-    while True:
-        await sleep(clock, STRAYS_SECONDS)
-        if node.leads or any(each["state"] != "stopped" for each in node.service_status()):
-            continue
-        try:
-            found = set(strays(services))
-        except OSError:
-            continue
-        for sentence in sorted(found - told):
-            _log.error("stray_service", what=sentence)
-        told = found
+    async def _watch_for_strays(self) -> None:
+        """Say once what is up on a standby that only a leader may have."""
+        told: set[str] = set()
+        while True:
+            await sleep(self._clock, STRAYS_SECONDS)
+            status = self._node.service_status()
+            if self._node.leads or any(each["state"] != "stopped" for each in status):
+                continue
+            try:
+                found = set(strays(self._configs))
+            except OSError:
+                continue
+            for sentence in sorted(found - told):
+                _log.error("stray_service", what=sentence)
+            told = found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -90,6 +90,9 @@ class StubService:
         if self._guard.has_daemon():
             self.end()
 
+    def take(self, config: ServiceConfig) -> None:
+        self.config = config
+
     async def reload(self) -> None:
         self.reloads += 1
 
@@ -167,6 +170,9 @@ class StubGuard:
         self._back.set()
 
     # What the daemon calls.
+
+    def configure(self, services: Sequence[ServiceConfig]) -> None:
+        pass
 
     def service(self, config: ServiceConfig) -> StubService:
         return next(each for each in self.services if each.config is config)

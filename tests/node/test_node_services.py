@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from attrs import evolve
 
 from nefia.errors import NefiaError
 from nefia.services import leadership as leadership_module
@@ -227,3 +228,31 @@ async def test_a_restored_state_stops_them_in_good_order(services: ServiceCluste
     assert all(life.term >= first for life in services.lives.running())
     stopped = [life for life in services.lives.lives if life.begin < restored]
     assert [life.service for life in sorted(stopped, key=lambda life: life.end)] == ["b", "a"]
+
+
+async def test_changed_services_are_heeded_where_they_run(services: ServiceCluster) -> None:
+    leadership = services.cluster.up["n1"].node.services
+    assert isinstance(leadership, leadership_module.Leadership)
+    guard = services.guards["n1"]
+    changed = [evolve(each.config, stop_timeout=7.0) for each in guard.services]
+    await leadership.reconfigure(changed, guard.service)
+    assert [each.reloads for each in guard.services] == [1, 1]
+    assert [each.config.stop_timeout for each in guard.services] == [7.0, 7.0]
+    assert len(services.lives.lives) == 2, "nothing was restarted"
+
+
+async def test_other_services_begin_with_the_next_tenure(services: ServiceCluster) -> None:
+    cluster = services.cluster
+    for name in ("n1", "n2", "n3"):
+        leadership, guard = cluster.up[name].node.services, services.guards[name]
+        assert isinstance(leadership, leadership_module.Leadership)
+        await leadership.reconfigure([guard.services[1].config], guard.service)
+    assert len(cluster.up["n1"].node.status()["services"]) == 2, "these go on"
+    assert len(cluster.up["n2"].node.status()["services"]) == 1
+    await cluster.ask("n1", "transfer_leader", to="n2")
+    await cluster.until(lambda: [life.node for life in services.lives.running()] == ["n2"])
+    assert [each.service for each in services.lives.running()] == ["b"]
+    assert len(cluster.up["n1"].node.status()["services"]) == 2, "as it was when it led"
+    await cluster.ask("n2", "transfer_leader", to="n1")
+    await cluster.until(lambda: [life.node for life in services.lives.running()] == ["n1"])
+    assert [each.service for each in services.lives.running()] == ["b"]

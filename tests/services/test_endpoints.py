@@ -231,6 +231,9 @@ class Inner:
     def fence(self) -> None:
         self.calls.append("fence")
 
+    def take(self, config: ServiceConfig) -> None:
+        raise AssertionError
+
     async def reload(self) -> None:
         self.calls.append("reload")
 

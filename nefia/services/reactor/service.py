@@ -10,7 +10,7 @@ import trio
 
 from nefia.clock import NodeClock
 from nefia.config.kinds import parse_address
-from nefia.config.services import ReactorConfig
+from nefia.config.services import ReactorConfig, ServiceConfig
 from nefia.errors import NefiaError
 from nefia.net.handshake import View
 from nefia.net.network import Network
@@ -93,6 +93,10 @@ class Reactor:
         if self._running is not None:
             self._running.fence()
             self._running = None
+
+    def take(self, config: ServiceConfig) -> None:
+        assert isinstance(config, ReactorConfig)
+        self.config = config
 
     async def reload(self) -> None:
         """Take the rules, tokens and certificates of `config`; connections go on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nefia.config.reactor import SEVERITIES
@@ -137,6 +137,9 @@ def test_an_error_says_whether_to_send_again() -> None:
     st.none() | st.text(st.characters(codec="utf-8"), max_size=70),
     st.none() | st.text(st.characters(codec="utf-8"), max_size=200),
 )
+@example(leader_id="n1", url="wss://" + "x" * 200)
+@example(leader_id="n" * 63, url="wss://one.example.org:9500/and/a/path/that/is/long")
+@example(leader_id="\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 63, url=None)
 def test_a_close_reason_fits_its_frame(leader_id: str | None, url: str | None) -> None:
     text = close_reason(leader_id, url)
     assert len(text.encode()) <= MAX_CLOSE_REASON_BYTES
