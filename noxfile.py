@@ -59,6 +59,14 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def handovers(session: nox.Session) -> None:
+    """The leader's services change hands 100 times for each kind of fault, which takes an hour or
+    so; the arguments are those of tests/end_to_end/handovers.py, such as `--mutants`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.end_to_end.handovers", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """The microbenchmarks; the arguments are pytest's. docs/performance.md has the others."""
     install(session, "bench")

@@ -42,7 +42,13 @@ def next_change(cluster: Cluster, *, without: Daemon) -> float:
 @contextmanager
 def form_on_hosts(directory: Path, hosts: Hosts, *, tls: bool = False) -> Iterator[Cluster]:
     """One node on each host."""
-    daemons = [
+    with Cluster(hosted_daemons(directory, hosts, tls=tls)) as cluster:
+        yield cluster.form()
+
+
+def hosted_daemons(directory: Path, hosts: Hosts, *, tls: bool = False) -> list[Daemon]:
+    """Configured, not started."""
+    return [
         Daemon(
             directory,
             f"node-{number}",
@@ -52,8 +58,6 @@ def form_on_hosts(directory: Path, hosts: Hosts, *, tls: bool = False) -> Iterat
         )
         for number, address in enumerate(hosts.addresses, 1)
     ]
-    with Cluster(daemons) as cluster:
-        yield cluster.form()
 
 
 def _trial(kind: str, cluster: Cluster, hosts: Hosts | None) -> float:
