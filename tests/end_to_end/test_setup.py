@@ -138,6 +138,8 @@ def test_a_node_with_other_settings_is_warned_of(place: Path) -> None:
         second.config.write_text(json.dumps(changed))
         cluster.form()
         shown = second.cli("cluster", "status")
-        assert "raft: or services: settings of this node differ from those of node-1" in shown.stderr
+        assert (
+            "raft: or services: settings of this node differ from those of node-1" in shown.stderr
+        )
         assert "settings_differ" in second.log_text
         assert first.cli("cluster", "status").stderr == ""
