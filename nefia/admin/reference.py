@@ -18,6 +18,7 @@ from nefia.admin.values import DURATION_LABEL, MAX_NESTING, MAX_REQUEST_ID_CHARA
 from nefia.errors import BY_CODE, EXIT_CODES, EXIT_FAILED
 from nefia.node.watching import MAX_UNREAD_EVENTS, MAX_WATCHERS
 from nefia.state import limits
+from nefia.state.commands import OWN_QUEUE_PREFIX
 from nefia.state.records import RECORD_OVERHEAD_BYTES
 from nefia.units import format_duration
 
@@ -43,6 +44,9 @@ a change carries the `request_id` under which it may be repeated.
 
 Durations are text such as `"30s"` or `"1m30s"`; instants in answers are RFC 3339 in UTC. Unknown
 parameters are errors.
+
+Queues whose name begins with `{OWN_QUEUE_PREFIX}` are nefia's own: they can be listed and read, but
+nothing is pushed to them or claimed from them, and a claim of any queue does not look there.
 """
 
 

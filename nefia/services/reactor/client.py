@@ -147,7 +147,7 @@ class Sender:
             raise _Elsewhere(f"cannot be reached: {_cause(error)}") from None
         except ConnectionClosed as closed:
             raise _Elsewhere(_why_closed(closed)) from None
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise _Elsewhere("its answer is no JSON") from None
         self._judge(answer)
 

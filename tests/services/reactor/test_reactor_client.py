@@ -94,17 +94,22 @@ async def test_tls(tmp_path: Path) -> None:
             await Sender([stage.url], clock, context=ssl.create_default_context()).send(TEXT, 1)
 
 
-async def test_one_that_is_no_reactor() -> None:
-    async def parrot(request: WebSocketRequest) -> None:
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [("{}", "not one of a Reactor"), ("no", "no JSON"), (b'"\xff"', "no JSON")],
+)
+async def test_one_that_is_no_reactor(answer: str | bytes, why: str) -> None:
+    async def other(request: WebSocketRequest) -> None:
         socket = await request.accept()
         try:
             while True:
-                await socket.send_message(await socket.get_message())
+                await socket.get_message()
+                await socket.send_message(answer)
         except ConnectionClosed:
             pass
 
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(serve_websocket, parrot, "127.0.0.1", 0, None)
-        with pytest.raises(OutcomeUnknown, match="not one of a Reactor"):
+        server = await nursery.start(serve_websocket, other, "127.0.0.1", 0, None)
+        with pytest.raises(OutcomeUnknown, match=why):
             await sender(f"ws://127.0.0.1:{server.port}").send(TEXT, 0.3)
         nursery.cancel_scope.cancel()
