@@ -22,6 +22,18 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 READ_CHUNK_BYTES = 64 << 10
 
 
+def connect(path: str) -> socket.socket:
+    """A connection to the daemon that serves at `path`. Raises NoDaemon and Permission."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(CONNECT_TIMEOUT_SECONDS)
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise _not_connected(path, error) from None
+    return connection
+
+
 class AdminClient:
     """A connection to the daemon that serves at `path`. Usable as a context manager.
 
@@ -32,13 +44,7 @@ class AdminClient:
         self.path = os.fspath(path)
         self._seq = 0
         self._received = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX)
-        try:
-            self._socket.settimeout(CONNECT_TIMEOUT_SECONDS)
-            self._socket.connect(self.path)
-        except OSError as error:
-            self._socket.close()
-            raise self._not_connected(error) from None
+        self._socket = connect(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -134,15 +140,16 @@ class AdminClient:
             raise TimeoutError
         self._socket.settimeout(None if remaining == math.inf else remaining)
 
-    def _not_connected(self, error: OSError) -> NefiaError:
-        if isinstance(error, PermissionError):
-            return Permission(
-                f"you may not use the admin socket {self.path}",
-                hint="run the command as the daemon's user, or set admin_group: in nefia.yaml",
-                socket=self.path,
-            )
-        reason = error.strerror or str(error)
-        return NoDaemon(f"no daemon answers at {self.path} ({reason})", socket=self.path)
+
+def _not_connected(path: str, error: OSError) -> NefiaError:
+    if isinstance(error, PermissionError):
+        return Permission(
+            f"you may not use the admin socket {path}",
+            hint="run the command as the daemon's user, or set admin_group: in nefia.yaml",
+            socket=path,
+        )
+    reason = error.strerror or str(error)
+    return NoDaemon(f"no daemon answers at {path} ({reason})", socket=path)
 
 
 def _unanswered(action: str, params: dict[str, Any], what: str) -> OutcomeUnknown:

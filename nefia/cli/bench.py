@@ -24,7 +24,7 @@ import click
 from attrs import frozen
 
 from nefia.admin import MAX_LINE_BYTES
-from nefia.admin.client import CONNECT_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, AdminClient
+from nefia.admin.client import DEFAULT_TIMEOUT_SECONDS, AdminClient, connect
 from nefia.admin.lines import LineBuffer
 from nefia.cli.framework import (
     Command,
@@ -211,7 +211,7 @@ def bench(
         members = client.call("members", timeout=plan.timeout_seconds)["members"]
     made: list[bytes] = []
     calls = Calls(line, lambda answer: made.extend(_TASK_ID.findall(answer)))
-    with _connected(path) as connection, _bar("pushing tasks") as progress:
+    with connect(path) as connection, _bar("pushing tasks") as progress:
         load = Load(connection, calls, plan, progress)
         cpu = _Cpu(members, connection)
         with _ending_at_ctrl_c(load) as interrupted:
@@ -243,18 +243,6 @@ def _tasks(pushes: Pushes, count: int | None, seconds: float | None) -> int:
     if count is not None:
         return count
     return most if seconds is not None else min(DEFAULT_COUNT, most)
-
-
-@contextmanager
-def _connected(path: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.settimeout(CONNECT_TIMEOUT_SECONDS)
-            connection.connect(path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise NoDaemon(f"no daemon answers at {path} ({reason})", socket=path) from None
-        yield connection
 
 
 @contextmanager
@@ -376,7 +364,7 @@ def _cancel_once(path: str, remaining: dict[str, None], timeout: float, *, forwa
     calls = Calls(lambda number: lines[number](number), done)
     in_flight = FORWARDED_IN_FLIGHT if forward else IN_FLIGHT
     plan = Plan(in_flight, len(lines), timeout_seconds=timeout)
-    with suppress(NoDaemon), _connected(path) as connection, _bar("cancelling them") as progress:
+    with suppress(NoDaemon), connect(path) as connection, _bar("cancelling them") as progress:
         load = Load(connection, calls, plan, progress)
         with _ending_at_ctrl_c(load) as interrupted:
             load.run()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nefia.admin.client import CONNECT_TIMEOUT_SECONDS
+from nefia.admin.client import connect
 from nefia.cli.framework import Command, Setup, duration, output_option, pass_setup
 from nefia.cli.output import STRUCTURED, cell, line, note, show_fields
 from nefia.cli.processes import server_of
-from nefia.errors import EXIT_FAILED, DrillRefused, InvalidArgument, NoDaemon
+from nefia.errors import EXIT_FAILED, DrillRefused, InvalidArgument
 
 if TYPE_CHECKING:
     from nefia.drill.drilling import Drill
@@ -64,7 +63,9 @@ def drill(setup: Setup, /, kind: str, yes: bool, patience: float, form: str) -> 
     from nefia.drill.judging import judge
 
     path = str(setup.socket_path())
-    plan = prepare(Kind(kind), path, _server_at(path))
+    with connect(path) as connection:
+        pid = server_of(connection)
+    plan = prepare(Kind(kind), path, pid)
     _agree(plan, yes)
     course = Course(plan, patience, note)
     evidence, left = course.run()
@@ -79,18 +80,6 @@ def drill(setup: Setup, /, kind: str, yes: bool, patience: float, form: str) -> 
     else:
         _show(report)
     return 0 if report.passed else EXIT_FAILED
-
-
-def _server_at(path: str) -> int | None:
-    """The pid of the daemon there. Raises NoDaemon."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.settimeout(CONNECT_TIMEOUT_SECONDS)
-            connection.connect(path)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise NoDaemon(f"no daemon answers at {path} ({reason})", socket=path) from None
-        return server_of(connection)
 
 
 def _agree(plan: Drill, yes: bool) -> None:
