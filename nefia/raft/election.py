@@ -75,6 +75,14 @@ class Election:
         else:
             self.due = self._raft.now + self._random.uniform(*RETRY_SECONDS)
 
+    def _hurry(self) -> None:
+        """Refused by one and unheard by others, who may be gone: the vote is split between those
+        that are there. Their next rounds begin at different times; votes of this one still count.
+        """
+        if self._lost_rounds < QUICK_RETRIES:
+            self._lost_rounds += 1
+            self.due = min(self.due, self._raft.now + self._random.uniform(*RETRY_SECONDS))
+
     def campaign_by_rank(self) -> None:
         """The crash fast path: survivors ask one after the other, so as not to split the vote."""
         others = sorted(self._voters - {self._raft.leader_id})
@@ -192,6 +200,8 @@ class Election:
                 self._raft.become_leader()
             case VoteResult.LOST:
                 self.try_again_soon()
+            case VoteResult.PENDING if not granted:
+                self._hurry()
             case VoteResult.PENDING:
                 pass
 

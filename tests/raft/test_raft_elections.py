@@ -335,6 +335,23 @@ def test_a_crash_costs_far_less_than_the_timeout() -> None:
         assert cluster.now < began + 0.3
 
 
+def test_a_split_vote_costs_far_less_than_the_timeout() -> None:
+    """5.2: "each candidate will time out and start a new election"; but who was refused and hears
+    nothing from the others need not wait for them as long as if nobody had answered."""
+    cluster = Cluster(members("abc"))
+    cluster.elect("a")
+    cluster.cut("a", "bc")
+    cluster.now += 1.2
+    for node_id in "bc":
+        cluster[node_id].become_candidate("all at once")
+    cluster.deliver()
+    assert not set(cluster.leaders()) - {"a"}, "the vote is split"
+    began = cluster.now
+    while not set(cluster.leaders()) - {"a"}:
+        cluster.pass_time(0.02)
+        assert cluster.now < began + 0.5
+
+
 def test_who_has_not_lost_the_leader_does_not_help() -> None:
     """SPEC 5: "Others grant only if they too have lost the leader"."""
     cluster = Cluster(members("abc"))
