@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,7 @@ class Daemon:
         self._network: Network = self._plain_network
         self._guard: Guard | None = None
         self._equipment: Equipment | None = None
+        self._reloading = trio.Lock()
         self._rotation = self._secure(config.cluster)
         self._http = self._listener(config.http.listen)
         self._actions: Actions | None = None
@@ -353,15 +355,24 @@ class Daemon:
         """Certificates, services, tokens and rules (SPEC 1). All else needs a new start."""
         if self._rotation is not None:
             await self._rotation.reload("SIGHUP")
+        if self._reloading.statistics().tasks_waiting:
+            return  # whoever waits already will read the same
+        async with self._reloading:
+            await self._reload_services()
+
+    async def _reload_services(self) -> None:
         if self._config.path is None or self._equipment is None:
             return
+        read = partial(
+            load,
+            self._config.path,
+            state_dir=str(self._config.state_dir),
+            environ=os.environ,
+            is_root=os.geteuid() == 0,
+        )
         try:
-            config = load(
-                self._config.path,
-                state_dir=str(self._config.state_dir),
-                environ=os.environ,
-                is_root=os.geteuid() == 0,
-            )
+            # In a thread: it takes longer than the lease, for a large file or on a hung disk.
+            config = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
         except NefiaError as error:
             _log.error("configuration_not_reloaded", error=error.message)
             return

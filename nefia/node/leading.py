@@ -21,14 +21,15 @@ class LeaderServices(Protocol):
     async def stand_down(self, reason: str) -> bool:
         """Stop them in good order, and have that committed, before leadership is handed over.
 
-        For the rest of the term none is started again. False, and at once, if none ran.
+        For the rest of the term none is started again, nor one that had not begun yet. False, and
+        at once, if there are none.
         """
 
     def status(self) -> list[dict[str, Any]]:
         """Of each service, in order."""
 
     def restart(self, name: str) -> None:
-        """Have it stopped and started again. Raises NotFound."""
+        """Have it stopped and started again. Raises NotFound and ServiceFailed."""
 
     async def reload(self, name: str) -> None:
         """Have it take up its files anew. Raises NotFound and ServiceFailed."""

@@ -379,7 +379,7 @@ class Node:
         return self.services.status()
 
     async def service_restart(self, name: str) -> None:
-        """Raises NotFound, NotLeader and NoLeader."""
+        """Raises NotFound, ServiceFailed, NotLeader and NoLeader."""
         self._require_leader()
         self.services.restart(name)
 

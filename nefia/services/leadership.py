@@ -82,8 +82,9 @@ class Leadership:
         self._replica = replica
         self._clock = clock
         self.supervisor = self._supervise(services)
-        self._next: Sequence[Service] | None = None
-        """Those that begin with the next tenure."""
+        self._make_next: Callable[[], Sequence[Service]] | None = None
+        """Those that begin with the next tenure. Made only then: to the guard's client there is one
+        service of a name, which is the one that runs."""
         self._chronicle = chronicle
         self._cluster_id = cluster_id
         self._hand_over = hand_over
@@ -117,11 +118,10 @@ class Leadership:
             self._clock.move_deadline(self._scope, lease_end)
 
     async def stand_down(self, reason: str) -> bool:
-        is_needed = not self._stopped.is_set()
         self._planned = reason
         self._stop_wanted.set()
         await self._stopped.wait()
-        return is_needed
+        return bool(self.supervisor.all)
 
     def status(self) -> list[dict[str, Any]]:
         return self.supervisor.status()
@@ -141,7 +141,7 @@ class Leadership:
         """
         known = [(each.name, each.service.config.kind) for each in self.supervisor.all]
         if [(config.name, config.kind) for config in configs] != known:
-            self._next = [make(config) for config in configs]
+            self._make_next = lambda: [make(config) for config in configs]
             if self._stopped.is_set():
                 self._adopt()
             else:
@@ -158,9 +158,9 @@ class Leadership:
                     _log.error("service_not_reloaded", service=each.name, error=error.message)
 
     def _adopt(self) -> None:
-        if self._next is not None:
-            self.supervisor = self._supervise(self._next)
-            self._next = None
+        if self._make_next is not None:
+            self.supervisor = self._supervise(self._make_next())
+            self._make_next = None
 
     def _supervise(self, services: Sequence[Service]) -> Supervisor:
         return Supervisor(services, self._clock, self._memory, self._tell)
@@ -259,6 +259,7 @@ class Leadership:
     async def _run(self, tenure: Tenure) -> _End:
         """Until the services have stopped as planned. Raises GuardLost."""
         lost: list[GuardLost] = []
+        gives_up = trio.Event()
         async with trio.open_nursery() as nursery:
 
             async def heed(guard: Guard) -> None:
@@ -267,8 +268,8 @@ class Leadership:
 
             if self._guard is not None:
                 nursery.start_soon(heed, self._guard)
-            nursery.start_soon(self.supervisor.run, tenure)
-            nursery.start_soon(self._yield_if_need_be)
+            nursery.start_soon(self.supervisor.run, tenure, gives_up)
+            nursery.start_soon(self._yield_if_need_be, gives_up)
             await self._stop_wanted.wait()
             nursery.cancel_scope.cancel()
         if lost:
@@ -304,9 +305,9 @@ class Leadership:
 
     # Services that do not work here.
 
-    async def _yield_if_need_be(self) -> None:
+    async def _yield_if_need_be(self, gives_up: trio.Event) -> None:
         """Once: if nobody else is to lead either, a node stays and goes on trying."""
-        await self.supervisor.gives_up.wait()
+        await gives_up.wait()
         node_id, now = self._replica.raft.node_id, self._clock.now()
         now_ms = self._replica.cluster_ms(now)
         before = self._memory(YIELDED).get(node_id)

@@ -12,7 +12,7 @@ import structlog
 import trio
 from attrs import define, evolve, field
 
-from nefia.clock import NodeClock, sleep
+from nefia.clock import NodeClock
 from nefia.config.services import EXTERNAL_KINDS, YIELD
 from nefia.errors import NotFound
 from nefia.services.interface import Service, ServiceFailed, State, Tenure
@@ -38,7 +38,7 @@ class Supervised:
     error: str = ""
     failures: int = 0
     restart: trio.Event = field(factory=trio.Event)
-    """Set by an operator who wants it restarted."""
+    """Set by an operator who wants it restarted, or started without further waiting."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Supervisor:
     """The services of this node, in order.
 
     `memories(name)`: what a service has learned in earlier tenures. `tell` is called with each
-    change of a state. `gives_up` is set when one that should make the leader yield has failed.
+    change of a state.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Supervisor:
         tell: Callable[[Supervised], None],
     ) -> None:
         self.all = [Supervised(service, since=clock.now()) for service in services]
-        self.gives_up = trio.Event()
+        self._gives_up = trio.Event()
         self._clock = clock
         self._memories = memories
         self._tell = tell
@@ -94,8 +94,14 @@ class Supervisor:
         raise NotFound(f"no service is named {name}; there are: {known}")
 
     def restart(self, name: str) -> None:
-        """Have a running service stopped and started. Raises NotFound."""
-        self.find(name).restart.set()
+        """Have a service stopped and started, at once if it waits for its next attempt.
+
+        Raises NotFound and ServiceFailed.
+        """
+        each = self.find(name)
+        if each.state is State.STOPPED:
+            raise ServiceFailed(f"{name} does not run here: it is {each.state.value}")
+        each.restart.set()
 
     async def reload(self, name: str) -> None:
         """Have a running service take up its files anew. Raises NotFound and ServiceFailed."""
@@ -106,9 +112,12 @@ class Supervisor:
 
     # Running.
 
-    async def run(self, tenure: Tenure) -> None:
-        """Start them in order and keep them running, until cancelled."""
-        self.gives_up = trio.Event()
+    async def run(self, tenure: Tenure, gives_up: trio.Event) -> None:
+        """Start them in order and keep them running, until cancelled.
+
+        `gives_up` is set when one that should make the leader yield has failed.
+        """
+        self._gives_up = gives_up
         for each in self.all:
             each.failures, each.error = 0, ""
             self._enter(each, State.WAITING, tenure.term)
@@ -126,8 +135,14 @@ class Supervisor:
             if error is None:
                 return self._enter(each, State.RUNNING, tenure.term)
             self._failed(each, error)
-            self._enter(each, State.WAITING, tenure.term)
-            await sleep(self._clock, _backoff_seconds(each.failures))
+            await self._back_off(each, tenure)
+
+    async def _back_off(self, each: Supervised, tenure: Tenure) -> None:
+        """Until the next attempt is due, or an operator wants it."""
+        self._enter(each, State.WAITING, tenure.term)
+        seconds = min(FIRST_RETRY_SECONDS * 2.0 ** min(each.failures - 1, 16), MAX_RETRY_SECONDS)
+        with self._clock.deadline_scope(self._clock.now() + seconds):
+            await each.restart.wait()
 
     async def _attempt(self, each: Supervised, tenure: Tenure) -> str | None:
         """Why it did not start, None if it did."""
@@ -154,8 +169,7 @@ class Supervisor:
                     each.failures = 0
                 self._failed(each, failure.message)
                 await self._stop(each, "it has failed")
-                self._enter(each, State.WAITING, tenure.term)
-                await sleep(self._clock, _backoff_seconds(each.failures))
+                await self._back_off(each, tenure)
             await self._start(each, tenure)
 
     async def _failure_or_restart(self, each: Supervised) -> ServiceFailed | None:
@@ -176,7 +190,7 @@ class Supervisor:
         each.failures += 1
         _log.warning("service_failed", service=each.name, error=error, failures=each.failures)
         if each.service.config.on_failure == YIELD:
-            self.gives_up.set()
+            self._gives_up.set()
 
     # Stopping.
 
@@ -217,7 +231,3 @@ class Supervisor:
             each.state, each.term, each.since = state, term, self._clock.now()
             _log.info("service_" + state.value, service=each.name, term=term)
             self._tell(each)
-
-
-def _backoff_seconds(failures: int) -> float:
-    return float(min(FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16), MAX_RETRY_SECONDS))

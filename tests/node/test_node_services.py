@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from attrs import evolve
 
-from nefia.errors import NefiaError
+from nefia.config import ServiceConfig
+from nefia.errors import NefiaError, ServiceFailed
 from nefia.services import leadership as leadership_module
+from nefia.services.interface import Service
 from nefia.state.commands import BeginRestore, EndRestore
 from tests.node.cluster import Cluster
 from tests.node.service_stubs import ServiceCluster
@@ -243,10 +247,17 @@ async def test_changed_services_are_heeded_where_they_run(services: ServiceClust
 
 async def test_other_services_begin_with_the_next_tenure(services: ServiceCluster) -> None:
     cluster = services.cluster
+    made: list[str] = []
+
+    def make(name: str, config: ServiceConfig) -> Service:
+        made.append(name)
+        return services.guards[name].service(config)
+
     for name in ("n1", "n2", "n3"):
         leadership, guard = cluster.up[name].node.services, services.guards[name]
         assert isinstance(leadership, leadership_module.Leadership)
-        await leadership.reconfigure([guard.services[1].config], guard.service)
+        await leadership.reconfigure([guard.services[1].config], partial(make, name))
+    assert made == ["n2", "n3"], "the guard's client would take another for the one that runs"
     assert len(cluster.up["n1"].node.status()["services"]) == 2, "these go on"
     assert len(cluster.up["n2"].node.status()["services"]) == 1
     await cluster.ask("n1", "transfer_leader", to="n2")
@@ -256,3 +267,61 @@ async def test_other_services_begin_with_the_next_tenure(services: ServiceCluste
     await cluster.ask("n2", "transfer_leader", to="n1")
     await cluster.until(lambda: [life.node for life in services.lives.running()] == ["n1"])
     assert [each.service for each in services.lives.running()] == ["b"]
+
+
+async def test_a_leader_whose_service_fails_yields_once(services: ServiceCluster) -> None:
+    """`on_failure: yield`: to a node where it may work; it stays if it has yielded lately."""
+    cluster = services.cluster
+    for guard in services.guards.values():
+        stub = guard.services[0]
+        stub.config = evolve(stub.config, on_failure="yield")
+    services.guards["n1"].services[0].fail()
+    failed = trio.current_time()
+    await moved(services, failed)
+    second = services.lives.running()[0].node
+    assert second != "n1"
+    assert not services.lives.overlaps()
+    await cluster.ask(second, "transfer_leader", to="n1")
+    await cluster.until(lambda: {life.node for life in services.lives.running()} == {"n1"})
+    services.guards["n1"].services[0].fail()
+    await trio.sleep(5)
+    assert [life.node for life in services.lives.running()] == ["n1", "n1"]
+    events = (await cluster.ask("n1", "history"))["events"]
+    said = "this node has yielded lately, so it stays the leader"
+    assert said in [event["detail"] for event in events]
+
+
+async def test_a_hand_over_that_fails_before_services_began(services: ServiceCluster) -> None:
+    """A leader that still waits for its predecessors is not left without services."""
+    cluster = services.cluster
+    cluster.crash("n1")
+    await cluster.until(lambda: any(cluster.up[n].raft.leader for n in ("n2", "n3")))
+    leader = next(n for n in ("n2", "n3") if cluster.up[n].raft.leader)
+    with pytest.raises(NefiaError):
+        await cluster.ask(leader, "transfer_leader", to="n1")
+    await cluster.until(lambda: len(services.lives.running()) == 2)
+    assert not services.lives.overlaps()
+
+
+async def test_a_restart_shortens_the_wait_for_the_next_attempt(
+    nodes: Cluster, nursery: trio.Nursery
+) -> None:
+    services = ServiceCluster(nodes, nursery, names=("a",))
+    await nodes.start("n1")
+    stub = services.guards["n1"].services[0]
+    stub.broken = "it cannot"
+    await nodes.ask("n1", "init")
+    await nodes.until(lambda: len(stub.tenures) == 6)
+    await nodes.until(lambda: nodes.up["n1"].node.service_status()[0]["state"] == "waiting")
+    stub.broken, repaired = "", trio.current_time()
+    await nodes.up["n1"].node.service_restart("a")
+    await nodes.until(lambda: len(services.lives.running()) == 1)
+    assert trio.current_time() - repaired < 0.1
+
+
+async def test_what_does_not_run_here_is_not_restarted(services: ServiceCluster) -> None:
+    node = services.cluster.up["n1"].node
+    services.guards["n1"].vanish()
+    await services.cluster.until(lambda: node.service_status()[0]["state"] == "stopped")
+    with pytest.raises(ServiceFailed, match="a does not run here: it is stopped"):
+        await node.service_restart("a")
