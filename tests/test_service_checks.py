@@ -288,3 +288,17 @@ def test_a_hub_is_bounded(tmp_path: Path, write: Callable[[Path], int], part: st
     write(path)
     with pytest.raises(ValueError, match=part):
         read_hub(path)
+
+
+def test_all_that_is_wrong_with_one_tunnel_is_said_at_once(place: Place) -> None:
+    place.write_tunnel("SaveConfig = true", "PersistentKeepalive = 25")
+    place.tunnel.chmod(0o644)
+    for part, mistake in zip(
+        ("chmod 600", "SaveConfig", "PersistentKeepalive"), place.mistakes(), strict=True
+    ):
+        assert part in mistake
+
+
+def test_a_command_has_something_to_run(place: Place) -> None:
+    mistake = place.mistake({"name": "app", "kind": "command", "run": []})
+    assert mistake == "services[0].run: is empty; write the program and its arguments"

@@ -24,9 +24,10 @@ MIN_STOP_BUDGET = 0.2
 def check(config: Config, report: Report) -> None:
     """Note in `report` every mistake that shows only in the whole."""
     for find in CHECKS:
-        for finding in find(config):
-            if not any(report.is_faulty(key) for key in finding.keys):
-                report.add(finding.keys[0], finding.sentence)
+        # What is wrong already makes no second mistake, but one check may find several of one key.
+        known = [f for f in find(config) if not any(report.is_faulty(key) for key in f.keys)]
+        for finding in known:
+            report.add(finding.keys[0], finding.sentence)
 
 
 def _needed_if_enabled(config: Config) -> Iterator[Finding]:

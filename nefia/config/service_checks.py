@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from nefia.config.findings import Finding
 from nefia.config.kinds import parse_address
 from nefia.config.schema import Config
-from nefia.config.services import AddressConfig, WireguardConfig
+from nefia.config.services import AddressConfig, CommandConfig, WireguardConfig
 
 if TYPE_CHECKING:
     from nefia.config.wg_quick import Hub, HubPeer, Interface
@@ -171,6 +171,14 @@ def addresses(config: Config) -> Iterator[Finding]:
             )
 
 
+def commands(config: Config) -> Iterator[Finding]:
+    """All that is wrong with the `command` services."""
+    for number, service in enumerate(config.services):
+        if isinstance(service, CommandConfig) and not service.run:
+            key = f"services[{number}].run"
+            yield Finding((key,), "is empty; write the program and its arguments")
+
+
 def _host(address: str) -> str | None:
     try:
         return parse_address(address)[0]
@@ -178,4 +186,4 @@ def _host(address: str) -> str | None:
         return None
 
 
-CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (tunnels, addresses)
+CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (tunnels, addresses, commands)

@@ -48,12 +48,16 @@ Probe = Callable[[str, str, float], Awaitable[Welcome]]
 
 @frozen
 class Membership:
-    """The operations of one node, which must lead for each: else they raise NotLeader, NoLeader."""
+    """The operations of one node, which must lead for each: else they raise NotLeader, NoLeader.
+
+    `is_witness`: whether that member is known to be none that may lead.
+    """
 
     replica: Replica
     clock: NodeClock
     cluster_id: Callable[[], str]
     probe: Probe
+    is_witness: Callable[[str], bool]
     chronicle: Chronicle
     services: Callable[[], LeaderServices]
     apply_timeout: float
@@ -258,6 +262,7 @@ class Membership:
         raft = self.replica.raft
         if to is not None and (to not in self._configuration.voters or to == raft.node_id):
             raise NotMember(f"{to} is no other voter of this cluster")
+        await self._require_successor(to)
         asked = self.clock.now()
         with self.clock.deadline_scope(asked + RECORD_SECONDS):
             await self.chronicle.record(TRANSFER, to or "", f"from {raft.node_id}", reason)
@@ -271,6 +276,34 @@ class Membership:
             "stop_ms": _milliseconds(stopped - recorded),
         }
         return {"leader_id": raft.leader_id, "term": raft.term, "phases": before | phases}
+
+    async def _require_successor(self, to: str | None) -> None:
+        """Nothing is stopped for a hand-over that cannot come about. Raises PeerUnreachable."""
+
+        def answers() -> bool:
+            if to is None:
+                return self._successor() is not None
+            return to in self.answering(self.clock.now())
+
+        if not await self._until(answers, self.replica.raft.options.heartbeat_timeout):
+            self._require_leader()
+            silent = "no other voter answers" if to is None else f"{to} does not answer"
+            raise PeerUnreachable(
+                f"{silent}, so that this node goes on leading", hint="see nefia cluster members"
+            )
+
+    def _successor(self) -> str | None:
+        """The best of the voters that answer: no witness if possible, then the longest log."""
+        raft = self.replica.raft
+        if raft.leader is None:
+            return None
+        progress = raft.leader.progress
+        others = (self.answering(self.clock.now()) & self._configuration.voters) - {raft.node_id}
+
+        def rank(peer: str) -> tuple[bool, int, str]:
+            return not self.is_witness(peer), progress[peer].match_index, peer
+
+        return max(others, key=rank, default=None)
 
     @asynccontextmanager
     async def _stood_down(self, reason: str) -> AsyncIterator[None]:
@@ -323,7 +356,7 @@ class Membership:
         }
 
     def _begin_transfer(self, to: str | None, now: float) -> str:
-        return self.replica.raft.transfer(now, to)
+        return self.replica.raft.transfer(now, to or self._successor())
 
     # What they share.
 

@@ -124,6 +124,7 @@ class Node:
             clock=clock,
             cluster_id=lambda: store.identity.cluster_id,
             probe=self._mesh.probe,
+            is_witness=self._is_witness,
             chronicle=self.chronicle,
             services=lambda: self.services,
             apply_timeout=settings.apply_timeout,
@@ -202,6 +203,10 @@ class Node:
     @property
     def _raft(self) -> Raft:
         return self._replica.raft
+
+    def _is_witness(self, peer: str) -> bool:
+        welcome = self._mesh.met(peer)
+        return welcome is not None and not welcome.may_lead
 
     @property
     def may_lead(self) -> bool:

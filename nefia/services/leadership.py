@@ -145,7 +145,7 @@ class Leadership:
             if self._stopped.is_set():
                 self._adopt()
             else:
-                hint = "they begin with the next tenure: transfer leadership"
+                hint = "they begin with the next tenure: run nefia cluster transfer-leader"
                 _log.warning("services_changed", hint=hint)
             return
         for each, config in zip(self.supervisor.all, configs, strict=True):
@@ -181,6 +181,7 @@ class Leadership:
         """One, but for guards that are lost: each new one gets another."""
         end = _End.NO_GUARD
         while self._planned is None and end is _End.NO_GUARD:
+            self._adopt()
             if not await self._has_guard():
                 break
             end = await self._tenure(term)

@@ -9,7 +9,7 @@ import trio
 from attrs import evolve
 
 from nefia.config import ServiceConfig
-from nefia.errors import NefiaError, ServiceFailed
+from nefia.errors import NefiaError, PeerUnreachable, ServiceFailed
 from nefia.services import leadership as leadership_module
 from nefia.services.interface import Service
 from nefia.state.commands import BeginRestore, EndRestore
@@ -291,16 +291,48 @@ async def test_a_leader_whose_service_fails_yields_once(services: ServiceCluster
     assert said in [event["detail"] for event in events]
 
 
-async def test_a_hand_over_that_fails_before_services_began(services: ServiceCluster) -> None:
+async def test_a_hand_over_that_fails_before_services_began(
+    nodes: Cluster, nursery: trio.Nursery
+) -> None:
     """A leader that still waits for its predecessors is not left without services."""
-    cluster = services.cluster
-    cluster.crash("n1")
-    await cluster.until(lambda: any(cluster.up[n].raft.leader for n in ("n2", "n3")))
-    leader = next(n for n in ("n2", "n3") if cluster.up[n].raft.leader)
+    services = ServiceCluster(nodes, nursery)
+    await nodes.form("n1", "n2", "n3", "n4", "n5")
+    await nodes.until(lambda: len(services.lives.running()) == 2)
+    nodes.crash("n1")
+    await nodes.until(lambda: nodes.leader not in (None, "n1"))
+    leader = str(nodes.leader)
+    target = next(name for name in ("n5", "n4") if name != leader)
+    nodes.pause_at_hand_over(target)
+    nodes.pause(target)
     with pytest.raises(NefiaError):
-        await cluster.ask(leader, "transfer_leader", to="n1")
-    await cluster.until(lambda: len(services.lives.running()) == 2)
+        await nodes.ask(leader, "transfer_leader", to=target)
+    await nodes.until(lambda: len(services.lives.running()) == 2)
     assert not services.lives.overlaps()
+
+
+async def test_nothing_stops_for_a_hand_over_that_cannot_be(services: ServiceCluster) -> None:
+    cluster, before = services.cluster, list(services.lives.lives)
+    cluster.crash("n3")
+    await trio.sleep(2)
+    with pytest.raises(PeerUnreachable, match="n3 does not answer"):
+        await cluster.ask("n1", "transfer_leader", to="n3")
+    await cluster.ask("n1", "remove_peer", id="n3", force=True)
+    await cluster.ask("n1", "remove_peer", id="n2", force=True)
+    with pytest.raises(PeerUnreachable, match="no other voter answers"):
+        await cluster.ask("n1", "transfer_leader")
+    assert services.lives.running() == before, "neither for one that is down, nor for none"
+
+
+async def test_no_witness_is_handed_the_lead_while_another_answers(
+    nodes: Cluster, nursery: trio.Nursery
+) -> None:
+    """It would hand it on at once, perhaps to where it has come from."""
+    nodes.witnesses = {"n3"}
+    services = ServiceCluster(nodes, nursery)
+    await nodes.form("n1", "n2", "n3")
+    await nodes.until(lambda: len(services.lives.running()) == 2)
+    given = await nodes.ask("n1", "transfer_leader")
+    assert given["leader_id"] == "n2"
 
 
 async def test_a_restart_shortens_the_wait_for_the_next_attempt(
