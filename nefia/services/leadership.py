@@ -144,10 +144,11 @@ class Leadership:
             self._make_next = lambda: [make(config) for config in configs]
             if self._stopped.is_set():
                 self._adopt()
-            else:
+            if self._replica.raft.leader is not None:
                 hint = "they begin with the next tenure: run nefia cluster transfer-leader"
                 _log.warning("services_changed", hint=hint)
             return
+        self._make_next = None
         for each, config in zip(self.supervisor.all, configs, strict=True):
             each.service.take(config)
             if each.state is State.RUNNING:

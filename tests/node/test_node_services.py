@@ -269,6 +269,19 @@ async def test_other_services_begin_with_the_next_tenure(services: ServiceCluste
     assert [each.service for each in services.lives.running()] == ["b"]
 
 
+async def test_a_change_that_is_taken_back_never_begins(services: ServiceCluster) -> None:
+    cluster, guard = services.cluster, services.guards["n1"]
+    leadership = cluster.up["n1"].node.services
+    assert isinstance(leadership, leadership_module.Leadership)
+    both = [each.config for each in guard.services]
+    await leadership.reconfigure(both[:1], guard.service)
+    await leadership.reconfigure(both, guard.service)
+    guard.vanish()
+    guard.return_()
+    await cluster.until(lambda: len(services.lives.running()) == 2)
+    assert {life.node for life in services.lives.running()} == {"n1"}
+
+
 async def test_a_leader_whose_service_fails_yields_once(services: ServiceCluster) -> None:
     """`on_failure: yield`: to a node where it may work; it stays if it has yielded lately."""
     cluster = services.cluster
