@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import structlog
@@ -11,7 +11,6 @@ from attrs import evolve, field, frozen
 
 from nefia.clock import sleep
 from nefia.errors import NefiaError, NotLeader
-from nefia.net.handshake import Welcome
 from nefia.node.membership import Membership
 from nefia.raft.configuration import MET, REMOVED, Configuration, Member, Note
 from nefia.raft.epoch import first_of_epoch
@@ -29,13 +28,12 @@ _log = structlog.get_logger("nefia.node")
 
 @frozen
 class Caretaker:
-    """`met` names whom the leader is connected to; `features` are this node's own.
+    """`features` are this node's own.
 
     `dead_after_seconds`: how long a member may be silent before it is removed; None: for ever.
     """
 
     membership: Membership
-    met: Callable[[str], Welcome | None]
     features: int
     dead_after_seconds: float | None
     _lags: dict[str, deque[tuple[float, int]]] = field(factory=dict)
@@ -88,7 +86,7 @@ class Caretaker:
     def _as_met(self, member: Member) -> Member:
         if member.id == self.membership.replica.raft.node_id:
             return evolve(member, features=max(member.features, self.features))
-        welcome = self.met(member.id)
+        welcome = self.membership.met(member.id)
         if welcome is None:
             return member
         instance = member.instance or welcome.instance_id

@@ -50,14 +50,14 @@ Probe = Callable[[str, str, float], Awaitable[Welcome]]
 class Membership:
     """The operations of one node, which must lead for each: else they raise NotLeader, NoLeader.
 
-    `is_witness`: whether that member is known to be none that may lead.
+    `met` names whom this node is connected to; see `Mesh.met`.
     """
 
     replica: Replica
     clock: NodeClock
     cluster_id: Callable[[], str]
     probe: Probe
-    is_witness: Callable[[str], bool]
+    met: Callable[[str], Welcome | None]
     chronicle: Chronicle
     services: Callable[[], LeaderServices]
     apply_timeout: float
@@ -301,7 +301,9 @@ class Membership:
         others = (self.answering(self.clock.now()) & self._configuration.voters) - {raft.node_id}
 
         def rank(peer: str) -> tuple[bool, int, str]:
-            return not self.is_witness(peer), progress[peer].match_index, peer
+            welcome = self.met(peer)
+            may_lead = welcome is None or welcome.may_lead
+            return may_lead, progress[peer].match_index, peer
 
         return max(others, key=rank, default=None)
 

@@ -124,15 +124,13 @@ class Node:
             clock=clock,
             cluster_id=lambda: store.identity.cluster_id,
             probe=self._mesh.probe,
-            is_witness=self._is_witness,
+            met=self._mesh.met,
             chronicle=self.chronicle,
             services=lambda: self.services,
             apply_timeout=settings.apply_timeout,
         )
-        self._witness = Witness(self._membership, self._mesh.met, clock)
-        self._caretaker = Caretaker(
-            self._membership, self._mesh.met, settings.features, settings.dead_peer_cleanup
-        )
+        self._witness = Witness(self._membership, clock)
+        self._caretaker = Caretaker(self._membership, settings.features, settings.dead_peer_cleanup)
         self._snapshotting = Snapshotting(
             replica=self._replica,
             store=store,
@@ -203,10 +201,6 @@ class Node:
     @property
     def _raft(self) -> Raft:
         return self._replica.raft
-
-    def _is_witness(self, peer: str) -> bool:
-        welcome = self._mesh.met(peer)
-        return welcome is not None and not welcome.may_lead
 
     @property
     def may_lead(self) -> bool:

@@ -6,14 +6,11 @@ the same, it hands over as soon as a voter that may lead answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 from attrs import frozen
 
 from nefia.clock import NodeClock, sleep
 from nefia.errors import NefiaError
-from nefia.net.handshake import Welcome
 from nefia.node.membership import Membership
 
 AGAIN_SECONDS = 1.0
@@ -23,10 +20,7 @@ _log = structlog.get_logger("nefia.node")
 
 @frozen
 class Witness:
-    """`met` names whom this node is connected to; see `Mesh.met`."""
-
     membership: Membership
-    met: Callable[[str], Welcome | None]
     clock: NodeClock
 
     async def make_way(self) -> None:
@@ -45,5 +39,5 @@ class Witness:
         return [
             peer
             for peer in sorted(others - {raft.node_id})
-            if (welcome := self.met(peer)) is not None and welcome.may_lead
+            if (welcome := self.membership.met(peer)) is not None and welcome.may_lead
         ]

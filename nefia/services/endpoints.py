@@ -98,7 +98,7 @@ async def read_peers(interface: str) -> tuple[PeerFigures, ...]:
 
 
 class Endpoints:
-    """Of one tunnel while this node runs it."""
+    """Of one tunnel while this node runs it. `interface` may be another at its next start."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Endpoints:
         clock: NodeClock,
         read: Callable[[str], Awaitable[tuple[PeerFigures, ...]]] = read_peers,
     ) -> None:
-        self._interface = interface
+        self.interface = interface
         self._memory = memory
         self._clock = clock
         self._read = read
@@ -117,7 +117,7 @@ class Endpoints:
         """Once. What cannot be read or committed now is left to the next time."""
         with self._clock.deadline_scope(self._clock.now() + READ_SECONDS):
             try:
-                self._peers = await self._read(self._interface)
+                self._peers = await self._read(self.interface)
             except OSError:
                 return
         for key, value in self._changes()[:MAX_CHANGES]:

@@ -285,12 +285,14 @@ class ExternalService:
         self.config = config
         self.shown: dict[str, Any] = {}
         self._guard = guard
+        self._started_with = config
         self._failed = trio.Event()
         self._detail = ""
 
     async def start(self, tenure: Tenure) -> None:
         self.shown = {}
         self._failed = trio.Event()
+        self._started_with = self.config
         section = to_section(self.config)
         environment, memory = tenure.environment("leader"), dict(tenure.memory)
         try:
@@ -317,6 +319,12 @@ class ExternalService:
         self.config = config
 
     async def reload(self) -> None:
+        if self.config != self._started_with:
+            raise ServiceFailed(
+                f"{self.config.name} runs with the settings that it was started with; those in "
+                "nefia.yaml are others",
+                hint=f"run `nefia service restart {self.config.name}`",
+            )
         try:
             error = await self._guard.ask(lambda seq: Reload(seq, self.config.name))
         except GuardLost as lost:

@@ -156,7 +156,8 @@ class Leadership:
                     await each.service.reload()
                     _log.info("service_reloaded", service=each.name)
                 except ServiceFailed as error:
-                    _log.error("service_not_reloaded", service=each.name, error=error.message)
+                    why = {"error": error.message, "hint": error.hint}
+                    _log.error("service_not_reloaded", service=each.name, **why)
 
     def _adopt(self) -> None:
         if self._make_next is not None:

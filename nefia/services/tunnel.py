@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from nefia.clock import NodeClock, sleep
-from nefia.config import ServiceConfig
+from nefia.config.services import ServiceConfig, WireguardConfig
 from nefia.services.endpoints import Endpoints
 from nefia.services.interface import Service, ServiceFailed, Tenure
 
@@ -29,6 +29,8 @@ class Tunnel:
 
     async def start(self, tenure: Tenure) -> None:
         """`tenure.memory` is where peers were last heard, by public key."""
+        if isinstance(self.config, WireguardConfig):
+            self._endpoints.interface = self.config.interface
         await self._inner.start(tenure)
 
     async def failed(self) -> ServiceFailed:

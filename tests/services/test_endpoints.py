@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 
 from nefia.clock import TrioNodeClock
-from nefia.config.services import CommandConfig, ServiceConfig
+from nefia.config.services import CommandConfig, ServiceConfig, WireguardConfig
 from nefia.errors import NotLeader
 from nefia.services.endpoints import (
     MAX_CHANGES,
@@ -287,3 +288,20 @@ async def test_without_a_lease_in_the_kernel_there_is_one_warning(
     with capture_logs() as logs, trio.move_on_after(3.5 * POLL_SECONDS):
         await tunnel(inner, endpoints(Wire(), Kept())).failed()
     assert [log["event"] for log in logs] == ["no_lease_in_kernel"] * warnings
+
+
+@simulated
+async def test_a_tunnel_that_is_started_anew_may_have_another_interface() -> None:
+    inner, asked = Inner(), list[str]()
+
+    async def read(interface: str) -> tuple[PeerFigures, ...]:
+        await trio.lowlevel.checkpoint()
+        asked.append(interface)
+        return ()
+
+    inner.config = WireguardConfig(name="hub", config=Path("/etc/wireguard/wg1.conf"))
+    watched = tunnel(inner, Endpoints("wg0", Kept(), TrioNodeClock(), read))
+    await watched.start(Tenure("n1", "c", 1, "it was elected"))
+    with trio.move_on_after(POLL_SECONDS / 2):
+        await watched.failed()
+    assert asked == ["wg1"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from nefia.clock import NodeClock
 from nefia.config.services import CommandConfig, HookConfig, ServiceConfig
@@ -166,6 +167,21 @@ async def test_what_fails_says_why(tmp_path: Path) -> None:
             await one_shot.start(TENURE)
         with pytest.raises(ServiceFailed, match="h was not reloaded: h does not run"):
             await one_shot.reload()
+
+
+async def test_other_settings_wait_for_a_restart(tmp_path: Path) -> None:
+    config = sleeper(tmp_path / "pid")
+    async with open_guard([config], tmp_path, CLOCK) as guard:
+        await begin(guard)
+        app = guard.service(config)
+        await app.start(TENURE)
+        app.take(evolve(config, stop_timeout=7.0))
+        with pytest.raises(ServiceFailed, match="settings that it was started with") as caught:
+            await app.reload()
+        assert caught.value.hint == "run `nefia service restart app`"
+        await app.stop("planned")
+        await app.start(TENURE)
+        await app.reload()
 
 
 async def test_a_guard_that_is_killed_is_followed_by_one_that_has_cleaned_up(
