@@ -154,8 +154,10 @@ class GuardClient:
             try:
                 await self._run_one()
             except GuardLost as error:
-                _log.warning("guard_lost", error=error.message)
                 had_one = self._loss is None
+                if self._loss is None or self._loss.message != error.message:
+                    hint = {"hint": error.hint} if error.hint else {}
+                    _log.warning("guard_lost", error=error.message, **hint)
                 self._lose(error)
                 if not had_one:
                     await sleep(self._clock, RETRY_SECONDS)

@@ -365,7 +365,8 @@ async def test_a_leader_may_lose_its_lease_while_it_records_an_instance(nodes: C
     process = nodes.up["n1"]
     params = {"id": "n3", "addr": "nowhere:1", "wait": False, "preflight": False}
     await nodes.ask("n1", "add_peer", **params)
-    caretaker = evolve(process.node._caretaker, met=lambda _: process.node._mesh.met("n2"))
-    caretaker.record_met(process.clock.now() + 10)
+    caretaker = process.node._caretaker
+    membership = evolve(caretaker.membership, met=lambda _: process.node._mesh.met("n2"))
+    evolve(caretaker, membership=membership).record_met(process.clock.now() + 10)
     assert process.raft.leader is None
     assert process.raft.log.configuration.members[-1].instance == ""

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import trio
 from attrs import evolve
+from structlog.testing import capture_logs
 
 from nefia.clock import NodeClock
 from nefia.config.services import CommandConfig, HookConfig, ServiceConfig
 from nefia.errors import GuardLost, ServiceFailed
 from nefia.guard.kernel import boottime
 from nefia.guard.protocol import SOCKET_NAME, VERSION, Hello, encode
-from nefia.services.guard_client import UNIT_ONLY, GuardClient, open_guard
+from nefia.services.guard_client import RETRY_SECONDS, UNIT_ONLY, GuardClient, open_guard
 from nefia.services.interface import Guard, Service, Tenure
 from tests.guard.guard_driver import guard as guard_process
 from tests.guard.guard_driver import hook, lives, pid_in, shell, until
@@ -274,9 +275,12 @@ async def test_under_systemd_none_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(UNIT_ONLY, "unit")
-    async with open_guard([], tmp_path, CLOCK) as guard:
-        error = await why_none(guard, "no guard listens")
-        assert "systemctl" in error.hint
+    with capture_logs() as logs:
+        async with open_guard([], tmp_path, CLOCK) as guard:
+            error = await why_none(guard, "no guard listens")
+            assert "systemctl" in error.hint
+            await trio.sleep(2.5 * RETRY_SECONDS)
+    assert [(log["event"], log["hint"]) for log in logs] == [("guard_lost", error.hint)], "once"
 
 
 async def test_one_of_another_version_is_not_taken(tmp_path: Path) -> None:
