@@ -16,6 +16,7 @@ from nefia.config.services import (
     ServiceConfig,
     WireguardConfig,
 )
+from nefia.errors import InvalidConfiguration
 from nefia.guard.plan import Plan, Run
 from nefia.guard.protocol import GuardMessageMalformed, Section
 
@@ -61,6 +62,21 @@ def plan_of(config: ServiceConfig, extra: Mapping[str, str]) -> Plan:
             return address.plan_of(config)
         case ReactorConfig():
             raise AssertionError("the daemon's own kind never comes here")
+
+
+def cleaning_of(config: ServiceConfig) -> Plan:
+    """As `plan_of`, but for its leftovers alone: a file that cannot be read keeps no link up.
+
+    Raises OSError where the plan cannot be made.
+    """
+    try:
+        return plan_of(config, {})
+    except InvalidConfiguration:
+        if not isinstance(config, WireguardConfig):
+            raise
+        from nefia.guard import wireguard
+
+        return wireguard.removal_of(config)
 
 
 def _runs(argv: tuple[str, ...]) -> tuple[Run, ...]:

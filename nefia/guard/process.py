@@ -32,7 +32,7 @@ from nefia.guard.effects import (
     Terminate,
 )
 from nefia.guard.kernel import BootTimer, boottime
-from nefia.guard.kinds import from_section, plan_of
+from nefia.guard.kinds import cleaning_of, from_section, plan_of
 from nefia.guard.life import Order
 from nefia.guard.log import Log
 from nefia.guard.machine import Machine
@@ -232,7 +232,7 @@ class Guard:
         plans: dict[str, Plan] = {}
         for config in services:
             try:
-                plans[config.name] = plan_of(config, {})
+                plans[config.name] = cleaning_of(config)
             except (NefiaError, OSError) as error:
                 # It cannot be started either, and says why when it is to be.
                 self._log.warning("no_plan", service=config.name, reason=str(error))

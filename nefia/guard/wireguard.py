@@ -57,6 +57,19 @@ def plan_of(config: WireguardConfig, endpoints: Mapping[str, str]) -> Plan:
     )
 
 
+def removal_of(config: WireguardConfig) -> Plan:
+    """Takes down a link whose file cannot be read any more. Its hooks are not known.
+
+    A lease in nftables stays, and keeps the port silent. Raises OSError without a netlink socket.
+    """
+    tunnel = _Tunnel(config, Hub())
+    return Plan(
+        leftovers=(Do(f"remove the link {config.interface}", tunnel.remove),),
+        fence=tunnel.fence,
+        is_present=tunnel.is_present,
+    )
+
+
 class _Tunnel:
     """What is held ready of one tunnel."""
 

@@ -15,7 +15,8 @@ from nefia.config.services import WireguardConfig
 from nefia.errors import InvalidConfiguration
 from nefia.guard import wireguard
 from nefia.guard.kernel_lease import KernelLease
-from nefia.guard.netlink import Netlink
+from nefia.guard.kinds import cleaning_of
+from nefia.guard.netlink import Netlink, delete_link
 from nefia.guard.plan import Do, Run, Step
 from tests.end_to_end.tunnels import (
     FLOATING,
@@ -296,6 +297,19 @@ def test_it_needs_its_file(tmp_path: Path) -> None:
     config = WireguardConfig(name="tunnel", config=tmp_path / "wg0.conf")
     with pytest.raises(InvalidConfiguration, match="No such file"):
         wireguard.plan_of(config, {})
+
+
+def test_without_its_file_a_link_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an earlier guard has left, when the file has been broken since."""
+    removed: list[bytes] = []
+    monkeypatch.setattr(Netlink, "request_gone", lambda _link, content: removed.append(content))
+    config = WireguardConfig(name="tunnel", config=tmp_path / "wg0.conf")
+    [step] = cleaning_of(config).leftovers
+    assert isinstance(step, Do)
+    step.action()
+    assert removed == [delete_link("wg0")]
 
 
 class NoNetfilter:
