@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from ipaddress import ip_interface
 from pathlib import Path
+from re import escape
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from nefia.config import Config, service_checks
 from nefia.config.wg_quick import MAX_FILE_BYTES, MAX_PEERS, Hub, HubPeer, parse_hub, read_hub
 from nefia.errors import InvalidConfiguration
 
+SECRET = "k" * 43 + "="
 TUNNEL = """\
 [Interface]
-PrivateKey = secret=
+PrivateKey = {secret}
 ListenPort = 51820
 Address = 10.77.0.1/24, fd77::1/64
 {interface}
@@ -45,7 +47,7 @@ class Place:
 
     def write_tunnel(self, interface: str = "", peer: str = "") -> None:
         self.tunnel.touch(mode=0o600)
-        self.tunnel.write_text(TUNNEL.format(interface=interface, peer=peer))
+        self.tunnel.write_text(TUNNEL.format(secret=SECRET, interface=interface, peer=peer))
 
     def load(self, *services: dict[str, Any], **cluster: Any) -> Config:
         path = self.directory / "nefia.yaml"
@@ -154,7 +156,7 @@ def test_dns_needs_resolvconf(place: Place) -> None:
 
 
 def test_a_hub_has_a_port(place: Place) -> None:
-    place.tunnel.write_text("[Interface]\nPrivateKey = secret=\n")
+    place.tunnel.write_text(f"[Interface]\nPrivateKey = {SECRET}\n")
     assert "has no ListenPort" in place.mistake()
 
 
@@ -255,7 +257,7 @@ def test_a_hub_is_read_as_wg_quick_reads_it() -> None:
         "[interface]\nlistenport=7\nADDRESS = 10.0.0.1/24,fd00::1/64\naddress = 10.1.0.1/16\n"
         "Table = OFF\nDNS = 9.9.9.9\nPostDown = a = b %i # no\nPostDown = c\nPreDown = d\n"
         "[Peer] # the first\nPublicKey=A=\nAllowedIPs=10.0.0.2\nEndpoint = x:1\n"
-        "PersistentKeepalive = 25\nListenPort = 8\n[Peer]\nPublicKey = B=\n"
+        "PersistentKeepalive = 25\n[Peer]\nPublicKey = B=\n"
     )
     assert parse_hub(text) == Hub(
         listen_port=7,
@@ -302,3 +304,21 @@ def test_all_that_is_wrong_with_one_tunnel_is_said_at_once(place: Place) -> None
 def test_a_command_has_something_to_run(place: Place) -> None:
     mistake = place.mistake({"name": "app", "kind": "command", "run": []})
     assert mistake == "services[0].run: is empty; write the program and its arguments"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (f"[Interface]\nPrivatKey = {SECRET}", 'has "privatkey" in [interface], which neither'),
+        (f"[Peer]\nPrivateKey = {SECRET}", 'has "privatekey" in [peer], which neither'),
+        (f"[Interface]\n{SECRET}", "has a line in [interface], which neither"),
+        (f"PrivateKey = {SECRET}", 'has "privatekey" before any section'),
+        (f"[Interface]\nPrivateKey = {SECRET[1:]}", "has a privatekey that is no key"),
+        (f"[Peer]\nPresharedKey = {SECRET}{SECRET}", "has a presharedkey that is no key"),
+    ],
+)
+def test_what_wg_would_show_with_its_secret_never_comes_to_it(text: str, part: str) -> None:
+    """Its messages quote the line or key; they would stand in log, status and history."""
+    with pytest.raises(ValueError, match=escape(part)) as caught:
+        parse_hub(text)
+    assert SECRET[1:20] not in str(caught.value)

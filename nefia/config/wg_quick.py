@@ -18,6 +18,18 @@ Interface: TypeAlias = IPv4Interface | IPv6Interface
 FILE_NAME = re.compile(r"(?P<interface>[a-zA-Z0-9_=+.-]{1,15})\.conf")
 """Fifteen is the kernel's limit for the name of an interface."""
 
+_OWN = (
+    *("privatekey", "listenport", "fwmark", "address", "dns", "mtu", "table", "saveconfig"),
+    *("preup", "postup", "predown", "postdown"),
+)
+_PEER = ("publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive")
+_KNOWN = {"[interface]": _OWN, "[peer]": _PEER}
+_SECRETS = ("privatekey", "presharedkey")
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
+"""Base64 of 32 bytes."""
+_WORD = re.compile("[a-z]{1,20}")
+"""What is none may be a key that stands alone."""
+
 
 @frozen(kw_only=True)
 class HubPeer:
@@ -55,6 +67,8 @@ def read_hub(path: Path) -> Hub:
 def parse_hub(text: str) -> Hub:
     """Raises ValueError with a sentence."""
     sections = list(_sections(text))
+    for name, pairs in sections:
+        _check(name, pairs)
     own = [pair for name, pairs in sections if name == "[interface]" for pair in pairs]
     peers = tuple(_peer(pairs) for name, pairs in sections if name == "[peer]")
     if len(peers) > MAX_PEERS:
@@ -86,6 +100,17 @@ def _sections(text: str) -> Iterator[tuple[str, Pairs]]:
             key, _, value = stripped.partition("=")
             pairs.append((key.strip().lower(), value.strip()))
     yield name, pairs
+
+
+def _check(section: str, pairs: Pairs) -> None:
+    """wg would show the line, or the key, that it does not understand, which may be a secret."""
+    for name, value in pairs:
+        if name not in _KNOWN.get(section, ()):
+            what = f'"{name}"' if _WORD.fullmatch(name) else "a line"
+            where = f"in {section[:20]}" if section else "before any section"
+            raise ValueError(f"has {what} {where}, which neither wg nor wg-quick knows")
+        if name in _SECRETS and not _KEY.fullmatch(value):
+            raise ValueError(f"has a {name} that is no key: 44 characters of base64")
 
 
 def _peer(pairs: Pairs) -> HubPeer:

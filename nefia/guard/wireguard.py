@@ -77,6 +77,7 @@ class _Tunnel:
         self._interface = config.interface
         self._netlink = Netlink(NETLINK_ROUTE)
         self._removal = delete_link(config.interface)
+        self._port = hub.listen_port
         self._lease = _kernel_lease(config, hub)
 
     def remove(self) -> None:
@@ -96,6 +97,8 @@ class _Tunnel:
             self._lease.renew(end)
 
     def make_lease(self) -> None:
+        if self._port is None:
+            raise OSError("the file has no ListenPort")
         if self._lease is None:
             raise OSError("the kernel has no nftables")
         self._lease.make()

@@ -9,6 +9,7 @@ import trio
 
 from nefia.clock import NodeClock, sleep
 from nefia.config.services import ServiceConfig, WireguardConfig
+from nefia.config.wg_quick import read_hub
 from nefia.services.endpoints import Endpoints
 from nefia.services.interface import Service, ServiceFailed, Tenure
 
@@ -68,6 +69,15 @@ class Tunnel:
         self._inner.take(config)
 
     async def reload(self) -> None:
+        """What wg cannot read it shows, secrets too: so the file is looked at before it."""
+        if isinstance(self.config, WireguardConfig):
+            path = self.config.config
+            try:
+                await trio.to_thread.run_sync(read_hub, path, abandon_on_cancel=True)
+            except (OSError, ValueError) as error:
+                raise ServiceFailed(
+                    f"{self.config.name} was not reloaded: {path}: {error}"
+                ) from None
         await self._inner.reload()
 
     def status(self) -> dict[str, Any]:

@@ -305,3 +305,13 @@ async def test_a_tunnel_that_is_started_anew_may_have_another_interface() -> Non
     with trio.move_on_after(POLL_SECONDS / 2):
         await watched.failed()
     assert asked == ["wg1"]
+
+
+async def test_a_file_with_a_mistake_does_not_come_to_wg(tmp_path: Path) -> None:
+    inner, path = Inner(), tmp_path / "wg0.conf"
+    inner.config = WireguardConfig(name="hub", config=path)
+    path.write_text("[Interface]\nPrivateKey = half a secret\n")
+    with pytest.raises(ServiceFailed, match="has a privatekey that is no key") as caught:
+        await tunnel(inner, endpoints(Wire(), Kept())).reload()
+    assert "half" not in caught.value.message
+    assert inner.calls == []
