@@ -45,6 +45,7 @@ from nefia.guard.protocol import (
 )
 from nefia.services.guard_connection import GuardConnection, connect_guard, start_guard
 from nefia.services.interface import Tenure
+from nefia.services.strays import is_gone
 
 UNIT_ONLY = "NEFIA_GUARD"
 """Set to `unit` where the guard is a unit of systemd's: the daemon then never starts one itself."""
@@ -53,6 +54,8 @@ RETRY_SECONDS = 0.5
 EXIT_SECONDS = 5.0
 """How long a daemon that ends waits for the guard that it has started."""
 STATUS_SECONDS = 2.0
+LOOK_SECONDS = 3.0
+"""How often it is looked whether what a service has brought up is still there."""
 HEARING_SECONDS = 0.02
 """What the daemon needs to hear what has been said to it."""
 
@@ -141,6 +144,9 @@ class GuardClient:
     async def ask(self, make: Callable[[int], ToGuard]) -> str:
         """The error in the answer, empty if there is none. Raises GuardLost."""
         return await self._connected().ask(make)
+
+    async def sleep(self, seconds: float) -> None:
+        await sleep(self._clock, seconds)
 
     def tell(self, message: ToGuard) -> None:
         if self._connection is not None:
@@ -305,8 +311,19 @@ class ExternalService:
             raise ServiceFailed(f"{self.config.name} did not start: {error}")
 
     async def failed(self) -> ServiceFailed:
-        await self._failed.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_after_it)
+            await self._failed.wait()
+            nursery.cancel_scope.cancel()
         return ServiceFailed(f"{self.config.name} has ended by itself: {self._detail}")
+
+    async def _look_after_it(self) -> None:
+        """The guard hears of processes that end, but not of a link or address that is removed."""
+        while True:
+            await self._guard.sleep(LOOK_SECONDS)
+            with suppress(OSError):
+                if is_gone(self._started_with):
+                    self.has_failed("somebody else has removed its link or address")
 
     async def stop(self, reason: str) -> None:
         try:

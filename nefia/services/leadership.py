@@ -38,6 +38,7 @@ AGAIN_SECONDS = 0.2
 """Between attempts at what has to succeed before a tenure can begin or end."""
 GUARD_PATIENCE_SECONDS = 10.0
 """How long a leader waits for a guard, which may be starting or cleaning up, before it yields."""
+NO_GUARD = "there is no guard yet, or it still cleans up; the log says more"
 YIELD_EVERY_MS = 10 * 60_000
 """A node yields at most once in so long, so that a service that works nowhere moves no leader."""
 YIELDED = "nefia.yielded"
@@ -96,6 +97,8 @@ class Leadership:
         """Whether the guard has agreed to the present tenure, so that it has to be told more."""
         self._planned: str | None = None
         """Why nothing is started any more in this term."""
+        self._waits_for = ""
+        """What keeps a leader's services from beginning."""
         self._stop_wanted = trio.Event()
         self._stopped = trio.Event()
         self._stopped.set()
@@ -124,7 +127,10 @@ class Leadership:
         return bool(self.supervisor.all)
 
     def status(self) -> list[dict[str, Any]]:
-        return self.supervisor.status()
+        shown = self.supervisor.status()
+        if self._waits_for:
+            shown = [each | {"error": self._waits_for} for each in shown]
+        return shown
 
     def restart(self, name: str) -> None:
         self.supervisor.restart(name)
@@ -301,10 +307,14 @@ class Leadership:
         """Wait for one that has cleaned up: meanwhile the lease keeps others from starting."""
         if self._guard is None:
             return True
-        with self._clock.deadline_scope(self._clock.now() + GUARD_PATIENCE_SECONDS):
-            await self._guard.ready()
-            return True
-        return False
+        self._waits_for = NO_GUARD
+        try:
+            with self._clock.deadline_scope(self._clock.now() + GUARD_PATIENCE_SECONDS):
+                await self._guard.ready()
+                return True
+            return False
+        finally:
+            self._waits_for = ""
 
     # Services that do not work here.
 

@@ -1,4 +1,7 @@
-"""What only a leader may have, on a node that does not lead: somebody else's doing (SPEC 9)."""
+"""Somebody else's doing with tunnels and addresses (SPEC 9).
+
+What is up on a node that does not lead, and what is gone from the one that does.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,17 @@ def strays(services: Iterable[ServiceConfig]) -> list[str]:
     """
     with closing(Netlink(NETLINK_ROUTE)) as netlink:
         return [sentence for service in services for sentence in _of(service, netlink)]
+
+
+def is_gone(service: ServiceConfig) -> bool:
+    """Whether the link or address of a service that runs here is not there. Raises OSError."""
+    if not isinstance(service, WireguardConfig | AddressConfig):
+        return False
+    with closing(Netlink(NETLINK_ROUTE)) as netlink:
+        link = netlink.find_link(service.interface)
+        if link is None or isinstance(service, WireguardConfig):
+            return link is None
+        return not netlink.has_address(ip_interface(service.address), link)
 
 
 def _of(service: ServiceConfig, netlink: Netlink) -> Iterator[str]:

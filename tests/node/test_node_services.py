@@ -164,9 +164,12 @@ async def test_without_its_guard_a_leader_waits_for_the_next(services: ServiceCl
     guard.vanish()
     await trio.sleep(2)
     assert services.lives.running() == []
+    node = services.cluster.up["n1"].node
+    assert {each["error"] for each in node.service_status()} == {leadership_module.NO_GUARD}
     guard.return_()
     await services.cluster.until(lambda: len(services.lives.running()) == 2)
     assert {life.node for life in services.lives.running()} == {"n1"}
+    assert {each["error"] for each in node.service_status()} == {None}
 
 
 async def test_without_any_guard_it_hands_over(services: ServiceCluster) -> None:

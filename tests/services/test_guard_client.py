@@ -21,6 +21,7 @@ from nefia.config.services import CommandConfig, HookConfig, ServiceConfig
 from nefia.errors import GuardLost, ServiceFailed
 from nefia.guard.kernel import boottime
 from nefia.guard.protocol import SOCKET_NAME, VERSION, Hello, encode
+from nefia.services import guard_client
 from nefia.services.guard_client import RETRY_SECONDS, UNIT_ONLY, GuardClient, open_guard
 from nefia.services.interface import Guard, Service, Tenure
 from tests.guard.guard_driver import guard as guard_process
@@ -168,6 +169,24 @@ async def test_what_fails_says_why(tmp_path: Path) -> None:
             await one_shot.start(TENURE)
         with pytest.raises(ServiceFailed, match="h was not reloaded: h does not run"):
             await one_shot.reload()
+
+
+async def test_what_somebody_else_removes_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(guard_client, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(guard_client, "is_gone", lambda config: config.name in gone)
+    config = sleeper(tmp_path / "pid")
+    async with open_guard([config], tmp_path, CLOCK) as guard:
+        await begin(guard)
+        app = guard.service(config)
+        await app.start(TENURE)
+        with trio.move_on_after(0.1):
+            raise AssertionError(await app.failed())
+        gone.append("app")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert "somebody else has removed" in (await app.failed()).message
 
 
 async def test_other_settings_wait_for_a_restart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nefia.config.services import AddressConfig, CommandConfig, ServiceConfig, WireguardConfig
-from nefia.services.strays import strays
+from nefia.services.strays import is_gone, strays
 from tests.hosts import Host, needs_hosts
 
 FOUND = """
@@ -28,6 +28,17 @@ def test_nothing_is_up_here() -> None:
         CommandConfig(name="app", run=("true",)),
     ]
     assert strays(services) == []
+
+
+def test_what_a_leader_has_lost() -> None:
+    tunnel = WireguardConfig(name="tunnel", config=Path("/etc/wireguard/no-such-link.conf"))
+    elsewhere = AddressConfig(name="other", address="127.0.0.1/8", interface="no-such-link")
+    assert is_gone(tunnel)
+    assert is_gone(elsewhere)
+    assert is_gone(AddressConfig(name="floating", address="192.0.2.10/24", interface="lo"))
+    assert not is_gone(WireguardConfig(name="tunnel", config=Path("/etc/wireguard/lo.conf")))
+    assert not is_gone(AddressConfig(name="floating", address="127.0.0.1/8", interface="lo"))
+    assert not is_gone(CommandConfig(name="app", run=("true",)))
 
 
 @needs_hosts
