@@ -40,6 +40,7 @@ EXIT_CODES: dict[str, int] = {
     "change_in_progress": EXIT_REFUSED,
     "data_in_use": EXIT_REFUSED,
     "newer_format": EXIT_REFUSED,
+    "other_machine": EXIT_REFUSED,
     "permission": EXIT_PERMISSION,
     "tls": EXIT_PERMISSION,
     "timeout": EXIT_UNKNOWN_OUTCOME,
@@ -244,6 +245,24 @@ class Permission(NefiaError):
 
 class TLSFailed(NefiaError):
     code = "tls"
+
+
+class Refused(NefiaError):
+    """A program's own state machine does not want a command, and has changed nothing."""
+
+    code = "refused"
+
+
+class OtherMachine(NefiaError):
+    """The changes are for a state machine that this node, or too few of the others, have."""
+
+    code = "other_machine"
+
+
+class MachineFailed(NefiaError):
+    """A program's own state machine has raised what is no refusal. Details: `machine`, its name."""
+
+    code = "machine_failed"
 
 
 class ServiceFailed(NefiaError):

@@ -340,6 +340,8 @@ RECORDS: Codec[Record] = Codec(
         4: records.Request,
         5: records.Event,
         6: records.Memory,
+        7: records.ApplicationState,
+        8: records.ApplicationPart,
     }
 )
 """What snapshots hold."""

@@ -83,6 +83,7 @@ COMMAND_EXAMPLES: tuple[c.Command, ...] = (
     c.AcquireTenure(7),
     c.ReleaseTenure(7),
     c.Remember("wg0", "key=", "192.0.2.7:51820"),
+    c.ApplicationCommand("counter", b"\x00\xff"),
 )
 
 CHANGE_EXAMPLES = tuple(Change(1_234_567, "r-1", command) for command in COMMAND_EXAMPLES)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nefia.state.records import (
+    ApplicationOutcome,
+    ApplicationPart,
+    ApplicationState,
     Counters,
     Event,
     Memory,
@@ -63,6 +66,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     TasksOutcome((), ()),
     TimeOutcome(),
     Refusal("conflict", "Task 7 is done already."),
+    ApplicationOutcome(b"\x00\xff"),
 )
 
 RECORDS: tuple[Record, ...] = (
@@ -72,4 +76,7 @@ RECORDS: tuple[Record, ...] = (
     *(Request(f"r-{n}", b"\x01" * 16, 3_680_000, each) for n, each in enumerate(OUTCOMES)),
     Event(3, 9, 2, "elected", "node-1", "it timed out", "", 500, 1_790_000_000_000),
     Memory("wg0", "key=", "192.0.2.7:51820", 700),
+    ApplicationState("counter", 12, b"\x02" * 32),
+    ApplicationPart(b"\x00\xff", True),
+    ApplicationPart(b""),
 )

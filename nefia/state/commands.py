@@ -230,6 +230,16 @@ class Remember(_Command, frozen=True, tag=20):
     value: str
 
 
+class ApplicationCommand(_Command, frozen=True, tag=21):
+    """`body` is for the state machine called `machine`, which a program has brought (embedding).
+
+    It needs the feature level `APPLICATION`.
+    """
+
+    machine: str
+    body: bytes
+
+
 Command: TypeAlias = (
     OpenSession
     | TouchSession
@@ -251,6 +261,7 @@ Command: TypeAlias = (
     | AcquireTenure
     | ReleaseTenure
     | Remember
+    | ApplicationCommand
 )
 
 

@@ -22,3 +22,6 @@ SERVICES = 1
 
 RETENTION = 1
 """`SetRetention`, how long the leader's configuration has finished tasks kept."""
+
+APPLICATION = 1
+"""`ApplicationCommand`, a change for the state machine of a program that embeds nefia."""

@@ -39,6 +39,10 @@ MAX_RESTORE_PART_BYTES = 1024 * 1024
 MAX_PAGE_RECORDS = 1_000
 MAX_MEMORY_BYTES = 4096
 """Of what a service has learned about one key."""
+MAX_MACHINE_NAME_BYTES = 40
+"""Of a program's own state machine; the handshake has no room for more."""
+MAX_APPLICATION_BYTES = 512 * 1024
+"""Of a command for a program's own state machine."""
 MAX_PRIORITY = 1_000_000
 """Either side of 0."""
 MAX_NUMBER = 2**53 - 1
@@ -295,6 +299,11 @@ def _remember(command: commands.Remember) -> None:
     _at_most("value", len(command.value.encode()), MAX_MEMORY_BYTES)
 
 
+def _application_command(command: commands.ApplicationCommand) -> None:
+    _name("machine", command.machine, MAX_MACHINE_NAME_BYTES)
+    _at_most("command", len(command.body), MAX_APPLICATION_BYTES)
+
+
 _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.OpenSession: _open_session,
     commands.TouchSession: _one_session,
@@ -316,4 +325,5 @@ _CHECKS: dict[type[Command], Callable[..., None]] = {
     commands.AcquireTenure: _tenure,
     commands.ReleaseTenure: _tenure,
     commands.Remember: _remember,
+    commands.ApplicationCommand: _application_command,
 }

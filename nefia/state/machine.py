@@ -1,5 +1,7 @@
 """The replicated state machine (SPEC 8): sessions, task queue and request ids under one time.
 
+A program that embeds nefia has a state machine of its own in it (`application`).
+
 Same log, same state, byte for byte: nothing here reads a clock, draws a random number or iterates
 in an order that depends on hashes. `apply` first moves the time, then removes or releases what has
 expired, a bounded number each time, then performs the command. Whatever is overdue beyond the
@@ -19,6 +21,7 @@ from nefia.errors import DataDamaged, InvalidArgument
 from nefia.raft.configuration import Configuration
 from nefia.raft.epoch import first_of_epoch
 from nefia.state import commands
+from nefia.state.application import Application, Host, hosted, other_machine
 from nefia.state.commands import Change, Command
 from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, hash_of
 from nefia.state.happenings import Happening, of_session, of_task
@@ -27,6 +30,8 @@ from nefia.state.limits import task_number
 from nefia.state.memory import Memories
 from nefia.state.queue import Queue, shared
 from nefia.state.records import (
+    ApplicationPart,
+    ApplicationState,
     Counters,
     Event,
     Memory,
@@ -62,7 +67,10 @@ class Machine:
         requests: Iterable[Request] = (),
         events: Iterable[Event] = (),
         memories: Iterable[Memory] = (),
+        application: Application | None = None,
     ) -> None:
+        self.application = application
+        """Of the program that embeds this node; None in a daemon."""
         self.applied_index = counters.applied_index
         self.time_ms = counters.time_ms
         self._session_gc_ms = counters.session_gc_ms
@@ -101,15 +109,17 @@ class Machine:
             commands.AcquireTenure: self._acquire_tenure,
             commands.ReleaseTenure: self._release_tenure,
             commands.Remember: self._memories.remember,
+            commands.ApplicationCommand: self._apply_to_application,
         }
 
     # Changes.
 
     def apply(self, index: int, changes: Iterable[Change]) -> list[Outcome]:
-        """Perform the changes of entry `index`, the one after `applied_index`. Never raises.
+        """Perform the changes of entry `index`, the one after `applied_index`.
 
         What a command may not do is answered with a `Refusal`, and then nothing has changed but
-        the time.
+        the time. Raises nothing but OtherMachine and MachineFailed (see `application`), after which
+        this state is of no use any more.
         """
         self.skip(index)
         return [self._perform(change) for change in changes]
@@ -205,6 +215,21 @@ class Machine:
         self.tenure_held = False
         return TimeOutcome()
 
+    @property
+    def host(self) -> Host | None:
+        """What makes the machine of the program that embeds this node; None in a daemon."""
+        return self.application.host if self.application else None
+
+    @property
+    def hosts(self) -> str:
+        """The name of that machine; empty in a daemon."""
+        return self.application.state.machine if self.application else ""
+
+    def _apply_to_application(self, command: commands.ApplicationCommand, now: int) -> Outcome:
+        if self.application is None:
+            raise other_machine(command.machine, "")
+        return self.application.apply(command, now)
+
     def skip(self, index: int) -> None:
         """Entry `index` changes nothing: a no-op."""
         assert index == self.applied_index + 1, (index, self.applied_index)
@@ -221,6 +246,7 @@ class Machine:
             + self._requests.table.digest()
             + self._history.table.digest()
             + self._memories.table.digest()
+            + (self.application.digest() if self.application else 0)
         )
         return f"{total % DIGEST_MODULUS:0{2 * DIGEST_BYTES}x}"
 
@@ -329,6 +355,7 @@ class Machine:
         sessions, session_ids = self._sessions.table.records, list(self._sessions.ids)
         events, event_numbers = self._history.table.records, self._history.numbers()
         memories = self._memories.in_order()
+        application = self.application.records() if self.application else ()
         counters = self._counters()
 
         def records() -> Iterator[tuple[str, Record]]:
@@ -343,14 +370,18 @@ class Machine:
                 yield "event", events[number]
             for _, memory in memories:
                 yield "memory", memory
+            yield from application
 
         return records()
 
     @classmethod
-    def from_records(cls, records: Iterable[tuple[str, Record]]) -> Machine:
+    def from_records(
+        cls, records: Iterable[tuple[str, Record]], host: Host | None = None
+    ) -> Machine:
         """The machine whose `snapshot_records` these were. Raises DataDamaged if they are not.
 
-        Nothing is kept twice, not even meanwhile: what is freed late is seldom given back.
+        `host` makes the program's machine in it: raises as `application.hosted` does. Nothing is
+        kept twice, not even meanwhile: what is freed late is seldom given back.
         """
         counters: Counters | None = None
         sessions: list[Session] = []
@@ -358,6 +389,8 @@ class Machine:
         requests: list[Request] = []
         events: list[Event] = []
         memories: list[Memory] = []
+        state: ApplicationState | None = None
+        parts: list[ApplicationPart] = []
         for _, record in records:
             match record:
                 case Counters():
@@ -372,9 +405,15 @@ class Machine:
                     events.append(record)
                 case Memory():
                     memories.append(record)
+                case ApplicationState():
+                    state = record
+                case ApplicationPart():
+                    parts.append(record)
         if counters is None:
             raise DataDamaged("The snapshot is incomplete: it holds no counters.")
-        return cls(counters, sessions, tuple(tasks.values()), requests, events, memories)
+        application = hosted(host, state, parts)
+        all_tasks = tuple(tasks.values())
+        return cls(counters, sessions, all_tasks, requests, events, memories, application)
 
     def _counters(self) -> Counters:
         queue = self._queue

@@ -187,7 +187,13 @@ class Refusal(_Value, frozen=True, tag=4):
         return BY_CODE[self.code](self.message, changed=False, hint=HINTS.get(self.code, ""))
 
 
-Outcome: TypeAlias = SessionOutcome | TasksOutcome | TimeOutcome | Refusal
+class ApplicationOutcome(_Value, frozen=True, tag=5):
+    """What the program's own state machine has answered."""
+
+    result: bytes
+
+
+Outcome: TypeAlias = SessionOutcome | TasksOutcome | TimeOutcome | Refusal | ApplicationOutcome
 
 
 class Request(_Value, frozen=True):
@@ -258,7 +264,30 @@ class Event:
         return RECORD_OVERHEAD_BYTES + MAX_JSON_BYTES_PER_CHARACTER * texts
 
 
-Record: TypeAlias = Counters | Session | Task | Request | Event | Memory
+@frozen
+class ApplicationState:
+    """What is known of the program's own state machine `machine` besides its state.
+
+    `applied` of its commands have been performed. `chain` is a hash over all of them, with the
+    times and answers: it stands for the machine in the digest.
+    """
+
+    machine: str
+    applied: int
+    chain: bytes
+
+
+@frozen
+class ApplicationPart:
+    """A piece of the state of that machine. `more` of the same chunk follow if it is a long one."""
+
+    data: bytes
+    more: bool = False
+
+
+Record: TypeAlias = (
+    Counters | Session | Task | Request | Event | Memory | ApplicationState | ApplicationPart
+)
 
 KINDS: dict[str, type[Record]] = {
     "counters": Counters,
@@ -267,5 +296,7 @@ KINDS: dict[str, type[Record]] = {
     "request": Request,
     "event": Event,
     "memory": Memory,
+    "application": ApplicationState,
+    "application_part": ApplicationPart,
 }
 """What a snapshot calls its records."""

@@ -51,6 +51,7 @@ _CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
     commands.AcquireTenure: ("acquire_tenure", attrgetter("term")),
     commands.ReleaseTenure: ("release_tenure", attrgetter("term")),
     commands.Remember: ("remember", attrgetter("service", "key", "value")),
+    commands.ApplicationCommand: ("apply", attrgetter("machine", "body")),
     commands.RecordEvent: (
         "record_event",
         attrgetter("kind", "node_id", "term", "detail", "reason"),

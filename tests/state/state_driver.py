@@ -7,6 +7,7 @@ from typing import Any
 from attrs import define, field
 from msgspec.structs import replace
 
+from nefia.state.application import Host, hosted
 from nefia.state.commands import Change, ClaimTasks, Command, NewTask, OpenSession, PushTasks
 from nefia.state.machine import Machine
 from nefia.state.records import Outcome, Refusal, Session, SessionOutcome, Task, TasksOutcome
@@ -29,8 +30,15 @@ NEW_SESSION = OpenSession(
 
 @define
 class Driver:
+    """`host`: of the program whose machine is in this one, if any."""
+
     machine: Machine = field(factory=Machine)
     now_ms: int = 1_000_000
+    host: Host | None = None
+
+    @classmethod
+    def of(cls, host: Host) -> Driver:
+        return cls(Machine(application=hosted(host)), host=host)
 
     def do(self, command: Command, request_id: str = "") -> Outcome:
         index = self.machine.applied_index + 1
@@ -74,4 +82,4 @@ class Driver:
         self.now_ms += milliseconds
 
     def restored(self) -> Machine:
-        return Machine.from_records(self.machine.snapshot_records())
+        return Machine.from_records(self.machine.snapshot_records(), self.host)

@@ -36,6 +36,8 @@ ID = NEW_SESSION.id
 GOOD: list[Command] = [
     commands.AcquireTenure(1),
     commands.Remember("wg0", "key=", ""),
+    commands.ApplicationCommand("counter", b"x" * limits.MAX_APPLICATION_BYTES),
+    commands.ApplicationCommand("n" * limits.MAX_MACHINE_NAME_BYTES, b""),
     NEW_SESSION,
     replace(NEW_SESSION, root="", cwd="", user="", shell="", labels={"a b": "multi\nline"}),
     TouchSession(ID[:8]),
@@ -57,6 +59,9 @@ GOOD: list[Command] = [
 ]
 
 BAD: list[tuple[type[NefiaError], Command]] = [
+    (InvalidArgument, commands.ApplicationCommand("", b"")),
+    (TooLarge, commands.ApplicationCommand("n" * (limits.MAX_MACHINE_NAME_BYTES + 1), b"")),
+    (TooLarge, commands.ApplicationCommand("counter", b"x" * (limits.MAX_APPLICATION_BYTES + 1))),
     (InvalidArgument, replace(NEW_SESSION, host="")),
     (InvalidArgument, replace(NEW_SESSION, host="a\nb")),
     (InvalidArgument, replace(NEW_SESSION, user="\ud800")),

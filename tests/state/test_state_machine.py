@@ -27,11 +27,12 @@ from nefia.state.machine import Machine
 from nefia.state.records import KINDS, Counters, Refusal, TimeOutcome
 from tests.hash_seeds import printed_under_hash_seeds
 from tests.state.state_driver import DAY_MS, HOUR_MS, NEW_SESSION, Driver
+from tests.state.words import Words
 
 
 def busy() -> Driver:
     """A driver whose machine holds something of every kind."""
-    driver = Driver()
+    driver = Driver.of(Words)
     for number in range(20):
         driver.open(
             id=f"{number * 7919:016x}", host=f"host-{number % 3}", labels={"n": f"{number}"}
@@ -53,6 +54,7 @@ def busy() -> Driver:
     driver.do(commands.AcquireTenure(1))
     for key in "ba":
         driver.do(commands.Remember("wg0", key, "192.0.2.7:51820"))
+    driver.do(commands.ApplicationCommand("words", b"a"))
     return driver
 
 
@@ -103,7 +105,7 @@ def test_in_the_end_everything_that_can_expire_has_expired() -> None:
         driver.do(AdvanceTime())
     pending = [stats.pending for stats in driver.machine.queue_stats().values()]
     assert sum(pending) == 20 - 5
-    assert len(list(driver.machine.snapshot_records())) == 1 + 15 + 1 + 2
+    assert len(list(driver.machine.snapshot_records())) == 1 + 15 + 1 + 2 + 2
 
 
 # Snapshots and digest.
@@ -250,12 +252,15 @@ STRANGE: list[Command] = [
     commands.ReleaseTenure(HUGE),
     commands.AcquireTenure(HUGE),
     commands.Remember(NO_TEXT, NO_TEXT, NO_TEXT),
+    commands.ApplicationCommand("words", b"\xff"),
+    commands.ApplicationCommand("words", b""),
     PushTasks((NewTask(b"1"),)),
 ]
 
 
 def test_apply_never_raises() -> None:
-    driver = Driver()
+    """But for what `test_state_application` is about."""
+    driver = Driver.of(Words)
     assert {type(command) for command in STRANGE} == set(get_args(Command))
     for attempt, now_ms in enumerate((5, -HUGE, 50_000, HUGE)):
         driver.now_ms = now_ms

@@ -132,6 +132,8 @@ class Model:
                 raise AssertionError("test_state_restoring is about these")
             case commands.AcquireTenure() | commands.ReleaseTenure() | commands.Remember():
                 raise AssertionError("test_state_tenure is about these")
+            case commands.ApplicationCommand():
+                raise AssertionError("test_state_application is about it")
             case _:
                 return self._task(command)
 
