@@ -7,6 +7,7 @@ ids and the lifetimes that its configuration says.
 from __future__ import annotations
 
 import secrets
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from nefia.admin.views import Views, event_view
 from nefia.errors import InvalidArgument, NefiaError, NoLeader, NotLeader, OutcomeUnknown
 from nefia.state.commands import (
     AckTask,
+    ApplicationCommand,
     CancelTask,
     ClaimTasks,
     CloseSession,
@@ -39,7 +41,14 @@ from nefia.state.commands import (
 )
 from nefia.state.limits import validate
 from nefia.state.machine import Machine
-from nefia.state.records import Outcome, Refusal, SessionOutcome, TasksOutcome, TaskState
+from nefia.state.records import (
+    ApplicationOutcome,
+    Outcome,
+    Refusal,
+    SessionOutcome,
+    TasksOutcome,
+    TaskState,
+)
 
 SESSION_ID_BYTES = 8
 REQUEST_ID_BYTES = 16
@@ -340,6 +349,15 @@ def _push(_: Actions, request: Request) -> Command:
     return PushTasks(tuple([NewTask(**task) for task in new]))
 
 
+def _apply(actions: Actions, request: Request) -> Command:
+    machine, text = request.params["machine"], request.params["command"]
+    actions._node.check_machine(machine)
+    try:
+        return ApplicationCommand(machine, b64decode(text, validate=True))
+    except ValueError as error:
+        raise InvalidArgument(f'"command" is no base64: {error}') from None
+
+
 def _claim(_: Actions, request: Request) -> ClaimTasks:
     params = request.params
     return ClaimTasks(
@@ -370,6 +388,10 @@ def _pushed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, 
     return {"task": views.task(outcome.tasks[0]), "changed": outcome.changed[0]}
 
 
+def _applied(_: Views, __: Request, outcome: ApplicationOutcome) -> dict[str, Any]:
+    return {"result": b64encode(outcome.result).decode()}
+
+
 def _claimed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
     tasks = views.tasks(outcome.tasks)
     if request.params["limit"] is None:
@@ -389,6 +411,7 @@ _CHANGES: dict[str, _Change] = {
     "queue_fail": _Change(_of(FailTask), _task),
     "queue_cancel": _Change(_of(CancelTask), _task),
     "queue_retry": _Change(_of(RetryTask), _task),
+    "apply": _Change(_apply, _applied),
 }
 
 _PERFORM: dict[str, Callable[[Actions, Request], Awaitable[dict[str, Any]]]] = {

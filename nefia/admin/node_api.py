@@ -49,6 +49,13 @@ class NodeApi(Protocol):
         """
         ...
 
+    def check_machine(self, name: str) -> None:
+        """Raises OtherMachine unless enough nodes have the program's state machine of that name.
+
+        Raises NewerFormat if a voter does not know of such machines.
+        """
+        ...
+
     def status(self) -> dict[str, Any]: ...
 
     async def members(self) -> dict[str, Any]: ...

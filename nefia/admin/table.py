@@ -372,6 +372,17 @@ ACTIONS: dict[str, Action] = {
             '`{"task"}`',
             (_TASK_ID,),
         ),
+        Action(
+            "apply",
+            Mode.CHANGE,
+            "A command for the state machine of the program that embeds this node; a daemon has "
+            "none, and answers `other_machine`.",
+            '`{"result"}`, in base64',
+            (
+                Parameter("machine", NAME, "The machine's name."),
+                Parameter("command", TEXT, "Any bytes, in base64, at most 512 KiB of them."),
+            ),
+        ),
         Action("queue_get", Mode.READ, "One task.", '`{"task"}`', (_TASK_ID,)),
         Action(
             "queue_list",

@@ -11,7 +11,14 @@ import click
 
 from nefia.cli.framework import Command, Group, Setup, output_option, pass_setup, timeout_option
 from nefia.cli.output import STRUCTURED, label_of, line, note, show_fields, show_table
-from nefia.errors import NoDaemon, NoLeader, NoQuorum, OtherCluster, OutcomeUnknown
+from nefia.errors import (
+    NoDaemon,
+    NoLeader,
+    NoQuorum,
+    OtherCluster,
+    OtherMachine,
+    OutcomeUnknown,
+)
 
 if TYPE_CHECKING:
     from nefia.storage.snapshot_format import SnapshotInfo
@@ -109,6 +116,7 @@ def restore(
     info = verify(file)
     status = setup.ask("status", timeout=timeout)
     _check_cluster(info, status, force)
+    _check_application(info)
     counts = {each.kind: each.count for each in info.kinds}
     what = f"{counts.get('session', 0)} sessions and {counts.get('task', 0)} tasks of {info.id}"
     if dry_run:
@@ -150,6 +158,16 @@ def _check_cluster(info: SnapshotInfo, status: dict[str, Any], force: bool) -> N
         raise OtherCluster(
             f"the snapshot is of the cluster {its}, and this one is {ours}",
             hint="if you mean it, add --force",
+        )
+
+
+def _check_application(info: SnapshotInfo) -> None:
+    """Half of a state is none."""
+    if any(each.kind == "application" for each in info.kinds):
+        raise OtherMachine(
+            "the snapshot holds the state of a program's own state machine, which cannot be "
+            "restored into a cluster",
+            hint="see the limits in docs/embedding.md",
         )
 
 

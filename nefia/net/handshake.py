@@ -72,7 +72,8 @@ class LocalIdentity:
     `instance_id` is that of the data directory, `incarnation` is random for each start of the
     process, `cluster_id` is empty until the node belongs to a cluster, and `lineage` until that has
     been through a `cluster recover`. `address` is where others can dial it. `settings` is a hash of
-    what must be equal in the configurations of all nodes, `features` the newest feature level that
+    what must be equal in the configurations of all nodes and, behind a slash, the name of the state
+    machine of the program that embeds the node. `features` is the newest feature level that
     this program understands, `may_lead` false for a witness, `utc_ms` what the wall clock shows.
     """
 
@@ -136,6 +137,11 @@ class Welcome:
     features: int = field(default=0, validator=ge(0))
     may_lead: bool = True
     utc_ms: int = 0
+
+    @property
+    def machine(self) -> str:
+        """The name of the program's state machine; empty for a daemon."""
+        return self.settings.partition("/")[2]
 
 
 @frozen

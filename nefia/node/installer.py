@@ -7,13 +7,16 @@ it can be put in place of the old one between two entries.
 
 from __future__ import annotations
 
+from functools import partial
+
 import structlog
 from attrs import frozen
 
-from nefia.errors import DataDamaged, NotLeader, OtherCluster
+from nefia.errors import DataDamaged, MachineFailed, NotLeader, OtherCluster, OtherMachine
 from nefia.net.interface import Inlet
 from nefia.raft.core import Raft
 from nefia.raft.entries import SnapshotMeta
+from nefia.state.application import Host
 from nefia.state.machine import Machine
 from nefia.storage.snapshot_format import INFOS, SnapshotInfo
 from nefia.storage.snapshots import SnapshotStore
@@ -32,10 +35,11 @@ class _Ready:
 class Installer:
     """One snapshot at a time is ready; the next takes its place."""
 
-    def __init__(self, raft: Raft, store: LogStore, retain: int) -> None:
+    def __init__(self, raft: Raft, store: LogStore, retain: int, host: Host | None) -> None:
         self._raft = raft
         self._store = store
         self._retain = retain
+        self._build = partial(Machine.from_records, host=host)
         self._ready: _Ready | None = None
 
     # For the mesh.
@@ -63,16 +67,22 @@ class Installer:
         return await self._store.snapshots.add_staged(data)
 
     async def make_ready(self, info: SnapshotInfo) -> None:
-        """Raises DataDamaged, and nothing of it is kept, if it is not what the leader has."""
+        """Raises DataDamaged, and nothing of it is kept, if it is not what the leader has.
+
+        Raises OtherMachine and MachineFailed too.
+        """
         if self.may_install(info.place):
             return
         self._ready = None  # one state beside the present one is enough
         snapshots: SnapshotStore = self._store.snapshots
         await snapshots.adopt(info)
         try:
-            machine = await snapshots.restore(info, Machine.from_records)
+            machine = await snapshots.restore(info, self._build)
         except DataDamaged:
             await snapshots.set_aside(info)
+            raise
+        except (OtherMachine, MachineFailed) as error:
+            _log.error("snapshot_not_installed", snapshot=info.id, error=error.message)
             raise
         self._ready = _Ready(info.place, machine)
         await snapshots.prune(self._retain)

@@ -31,6 +31,7 @@ from nefia.node.leading import LeaderServices
 from nefia.node.replica import Replica
 from nefia.raft.configuration import ADDED, MOVED, REMOVED, Configuration, Member, Note
 from nefia.raft.quorum import majority
+from nefia.state.application import other_machine
 
 PREFLIGHT_SECONDS = 5.0
 PREFLIGHT_PATIENCE_SECONDS = 3.0
@@ -76,7 +77,8 @@ class Membership:
     ) -> dict[str, Any]:
         """{"changed": bool, "member": {...}}; `dry_run`: see `_preview`.
 
-        Raises what `Mesh.probe` does, OtherCluster, NewerFormat, ChangeInProgress, OutcomeUnknown.
+        Raises what `Mesh.probe` does, OtherCluster, NewerFormat, OtherMachine, ChangeInProgress,
+        OutcomeUnknown.
         """
         self._require_leader()
         old = self._configuration.get(node_id)
@@ -127,6 +129,9 @@ class Membership:
                 f"feature level {needed} and that version knows {welcome.features}",
                 hint=f"upgrade {node_id} first",
             )
+        machine = self.replica.applier.machine.hosts
+        if machine and welcome.machine != machine:
+            raise other_machine(machine, welcome.machine, f"{node_id} at {address}")
         return evolve(member, instance=welcome.instance_id, features=welcome.features)
 
     async def _patient_probe(self, address: str, node_id: str) -> Welcome:

@@ -27,6 +27,7 @@ from nefia.node.chronicle import Chronicle
 from nefia.node.discovery import Discovery
 from nefia.node.forwarding import forward
 from nefia.node.founding import first_configuration, found_cluster
+from nefia.node.hosting import check_machine
 from nefia.node.housekeeping import Housekeeping
 from nefia.node.leading import LeaderServices, NoServices
 from nefia.node.membership import Membership
@@ -218,12 +219,18 @@ class Node:
             cluster_id=identity.cluster_id,
             incarnation=self._incarnation,
             address=self._settings.address,
-            settings=self._settings.fingerprint,
+            settings=self._alike,
             lineage=identity.lineage,
             features=self._settings.features,
             may_lead=self._settings.options.may_lead,
             utc_ms=_utc_ms(),
         )
+
+    @property
+    def _alike(self) -> str:
+        """What all nodes should have alike; see `LocalIdentity`."""
+        machine = self._applier.machine.hosts
+        return self._settings.fingerprint + (f"/{machine}" if machine else "")
 
     # The shared state.
 
@@ -244,6 +251,12 @@ class Node:
         with self._clock.deadline_scope(self._clock.now() + self._settings.apply_timeout):
             return await promise.wait()
         raise NoQuorum("no majority has confirmed within the apply timeout that this node leads")
+
+    def check_machine(self, name: str) -> None:
+        """See `hosting.check_machine`; it is for the leader to know."""
+        if self.leads:
+            own, configuration = self._applier.machine.hosts, self._raft.log.configuration
+            check_machine(name, own, configuration, self._mesh.met)
 
     async def wait_for_task(self, queue: str, host: str, deadline_seconds: float) -> None:
         """Return when a task may be ready, or after the time. A hint, not a promise."""
@@ -297,7 +310,7 @@ class Node:
         await self._replica.ask(lambda now: None)
 
     def _differs(self, welcome: Welcome) -> bool:
-        return welcome.settings != self._settings.fingerprint
+        return welcome.settings != self._alike
 
     def _reachable(self, now: float) -> frozenset[str]:
         """The leader goes by answers, a follower by connections."""

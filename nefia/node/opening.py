@@ -11,6 +11,7 @@ from nefia.node.node import Answer, Node
 from nefia.node.restoring import restore
 from nefia.node.settings import Settings
 from nefia.raft.core import Raft
+from nefia.state.application import Host
 from nefia.storage.store import LogStore
 
 
@@ -22,9 +23,13 @@ async def open_node(
     network: Network,
     random: Random,
     answer: Answer,
+    host: Host | None = None,
 ) -> Node:
-    """The node whose log is in `store`. Raises DiskFailed, DataDamaged, NewerFormat."""
-    hard_state, log, machine = await restore(store)
+    """The node whose log is in `store`, with the machine of a program that has one (`host`).
+
+    Raises DiskFailed, DataDamaged, NewerFormat, OtherMachine, MachineFailed.
+    """
+    hard_state, log, machine = await restore(store, host)
     identity = store.identity
     if log.last_index and not identity.cluster_id:
         await join_own_cluster(store)  # an init that was cut short before its last step

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TypeVar
+
 import structlog
 from attrs import evolve
 
@@ -9,19 +12,36 @@ from nefia.errors import DataDamaged
 from nefia.raft.effects import Write
 from nefia.raft.entries import HardState, SnapshotMeta
 from nefia.raft.log import MEMORY_BYTES, Log
+from nefia.state.application import Host, hosted
 from nefia.state.machine import Machine
+from nefia.storage.snapshots import Build
 from nefia.storage.store import LogStore, Stored
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("nefia.node")
 
 
-async def restore(store: LogStore) -> tuple[HardState, Log, Machine]:
+async def restore(store: LogStore, host: Host | None = None) -> tuple[HardState, Log, Machine]:
     """Term and vote, log, and the state at `Machine.applied_index`, from which the log goes on.
 
-    Raises DiskFailed, and DataDamaged if the log begins behind every sound snapshot.
+    `host` makes a program's own machine in it. Raises DiskFailed, DataDamaged if the log begins
+    behind every sound snapshot, OtherMachine and MachineFailed.
+    """
+    build = partial(Machine.from_records, host=host)
+    hard_state, log, machine = await begin_behind_snapshot(store, build)
+    return hard_state, log, machine or Machine(application=hosted(host))
+
+
+async def begin_behind_snapshot(
+    store: LogStore, build: Build[T]
+) -> tuple[HardState, Log, T | None]:
+    """Have the log begin where the newest sound snapshot ends, if that is not in it.
+
+    The last is what `build` makes of that snapshot, None if there is none.
     """
     stored = await store.load(MEMORY_BYTES)
-    place, machine = await _newest_state(store, stored)
+    place, built = await _newest_state(store, stored, build)
     log = log_of(stored)
     if place is not None and log.term_at(place.index) != place.term:
         # The snapshot holds what was committed and is not in this log: because it came from a
@@ -32,24 +52,26 @@ async def restore(store: LogStore) -> tuple[HardState, Log, Machine]:
         await store.write(Write(0, hard_state=hard_state, snapshot=place))
         stored = await store.load(MEMORY_BYTES)
         log = log_of(stored)
-    return stored.hard_state, log, machine
+    return stored.hard_state, log, built
 
 
-async def _newest_state(store: LogStore, stored: Stored) -> tuple[SnapshotMeta | None, Machine]:
+async def _newest_state(
+    store: LogStore, stored: Stored, build: Build[T]
+) -> tuple[SnapshotMeta | None, T | None]:
     base_index = stored.first_index - 1
     for info in store.snapshots.found:
         if info.place.index < base_index:
             break
         try:
-            machine = await store.snapshots.restore(info, Machine.from_records)
+            built = await store.snapshots.restore(info, build)
         except DataDamaged as error:
             _log.error("snapshot_damaged", snapshot=info.id, error=error.message)
             await store.snapshots.set_aside(info)
         else:
-            return info.place, machine
+            return info.place, built
     if base_index > 0:
         raise snapshot_missing(base_index)
-    return None, Machine()
+    return None, None
 
 
 def snapshot_missing(base_index: int) -> DataDamaged:

@@ -24,7 +24,7 @@ from attrs import frozen
 import nefia
 from nefia.clock import NodeClock, sleep
 from nefia.config import RaftConfig
-from nefia.errors import ChangeInProgress, DiskFailed, NotInitialized
+from nefia.errors import ChangeInProgress, DiskFailed, MachineFailed, NotInitialized
 from nefia.node.replica import Replica
 from nefia.raft.entries import SnapshotMeta
 from nefia.storage.snapshot_format import Described, Encoder, SnapshotInfo
@@ -105,7 +105,7 @@ class Snapshotter:
     async def _take_one(self) -> None:
         try:
             await self.take()
-        except (ChangeInProgress, DiskFailed) as error:
+        except (ChangeInProgress, DiskFailed, MachineFailed) as error:
             _log.error("snapshot_failed", error=error.message)
             await sleep(self._clock, min(self._settings.interval, RETRY_SECONDS))
 
@@ -126,8 +126,8 @@ class Snapshotter:
     async def take(self) -> SnapshotInfo:
         """A snapshot of the state as it is when this is called, or newer.
 
-        Raises NotInitialized, ChangeInProgress during a restore, and DiskFailed, after which all
-        is as it was.
+        Raises NotInitialized, ChangeInProgress during a restore, and DiskFailed or MachineFailed,
+        after which all is as it was.
         """
         wanted_index = self._applied_index
         if wanted_index == 0:
@@ -158,7 +158,7 @@ class Snapshotter:
             while records := encoder.next_chunk():
                 await writer.add(records)
             info = await writer.finish(encoder.kinds)
-        except DiskFailed:
+        except (DiskFailed, MachineFailed):
             await writer.abandon()
             raise
         self._logged_bytes = logged_bytes

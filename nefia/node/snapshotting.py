@@ -32,7 +32,8 @@ class Snapshotting:
         self._snapshotter = Snapshotter(
             replica, snapshots, clock, settings, lambda: store.identity.cluster_id
         )
-        self._installer = Installer(replica.raft, store, settings.retain)
+        host = replica.applier.machine.host
+        self._installer = Installer(replica.raft, store, settings.retain, host)
         self._sender = SnapshotSender(
             replica=replica,
             snapshots=snapshots,

@@ -15,7 +15,7 @@ from attrs import frozen
 from nefia.config import Config
 from nefia.errors import DataDamaged, InvalidArgument, NotInitialized, RecoveryRefused
 from nefia.net.network import TcpNetwork
-from nefia.node.restoring import log_of, restore, snapshot_missing
+from nefia.node.restoring import begin_behind_snapshot, log_of, snapshot_missing
 from nefia.raft.configuration import Member
 from nefia.raft.effects import Write
 from nefia.raft.entries import SnapshotMeta
@@ -99,7 +99,7 @@ async def recover(
                 f"{first.id} and keep it off",
             )
         # A snapshot that the log does not reach yet takes its place there, as at every start.
-        await restore(store)
+        await begin_behind_snapshot(store, _read_all)
         lineage = secrets.token_hex(LINEAGE_BYTES)
         await store.recover(lineage, plan.write)
         return Outcome(plan, (), Ticket(lineage, *plan.winner.position))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nefia.admin.views import instant
 from nefia.state.commands import Change, RecordEvent
-from tests.admin.test_admin_actions import START_MS, WALL_MS, Node, ask
+from tests.admin.perfect_node import START_MS, WALL_MS, Node, ask
 
 
 async def test_it_is_shown_with_the_times_of_the_wall_clock() -> None:

@@ -12,9 +12,7 @@ from nefia.admin.protocol import Refusal, parse_request
 from nefia.admin.reference import _LIMITS
 from nefia.errors import NefiaError
 from nefia.state import limits
-from tests.admin.test_admin_actions import Node, ask, node
-
-__all__ = ["node"]
+from tests.admin.perfect_node import Node, ask
 
 LONG_NAME = "n" * (limits.MAX_NAME_BYTES + 1)
 LONG_PATH = "/" * (limits.MAX_PATH_BYTES + 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tests.admin.test_admin_actions import Node, ask, node
-
-__all__ = ["node"]
+from tests.admin.perfect_node import Node, ask
 
 
 async def test_services_are_listed_restarted_and_reloaded(node: Node) -> None:

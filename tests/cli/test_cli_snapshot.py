@@ -204,6 +204,15 @@ class TestRestoring:
         assert not failures
         assert cluster.machine.get_task(str(TASKS)).number == TASKS
 
+    def test_one_of_a_program_is_refused(self, tmp_path: Path) -> None:
+        """Its machine's state would be missing."""
+        recorded = Path(__file__).parents[2] / "fixtures" / "snapshots" / "format-1.snapshot"
+        (tmp_path / "f").write_bytes(recorded.read_bytes())
+        result, actions = self.restore(tmp_path, Cluster(), "c1", "--dry-run", "--force")
+        assert result.exit_code == 5
+        assert "other_machine" in result.stderr
+        assert actions == ["status"]
+
     def test_a_dry_run_changes_nothing(self, tmp_path: Path, directory: SnapshotDirectory) -> None:
         save(tmp_path)
         result, actions = self.restore(tmp_path, Cluster(), "cluster-a", "--dry-run")

@@ -18,12 +18,13 @@ from attrs import define, evolve, field
 from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import Refusal, encode_answer, encode_error, parse_request
 from nefia.config import PeerConfig
-from nefia.errors import DiskFailed, NefiaError, OutcomeUnknown
+from nefia.errors import DiskFailed, MachineFailed, NefiaError, OtherMachine, OutcomeUnknown
 from nefia.node.node import Node
 from nefia.node.opening import open_node
 from nefia.node.settings import Settings
 from nefia.raft.core import Raft
 from nefia.raft.options import Options
+from nefia.state.application import Host
 from nefia.state.machine import Machine
 from nefia.storage.memory import Disk, open_memory
 from tests.net.net_memory import MemoryNetwork
@@ -121,7 +122,9 @@ class Cluster:
         self.disks: dict[str, Disk] = {}
         self.witnesses: set[str] = set()
         self.up: dict[str, Process] = {}
-        self.failures: dict[str, DiskFailed] = {}
+        self.hosts: dict[str, Host] = {}
+        """What makes the machine of each node that is embedded in a program."""
+        self.failures: dict[str, NefiaError] = {}
         self.leaderships: list[Leadership] = []
         self.started: Callable[[Process], None] = lambda process: None
         """Called with each new process before it runs."""
@@ -151,6 +154,7 @@ class Cluster:
                 network=self.net.of(name),
                 random=Random(self.random.getrandbits(32)),
                 answer=lambda line: self._answer(name, line),
+                host=self.hosts.get(name),
             )
         except BaseException:
             await store.close()
@@ -172,11 +176,11 @@ class Cluster:
         try:
             with process.scope:
                 await process.node.run(listeners)
-        except* DiskFailed as group:
-            error = group.exceptions[0]
+        except* (DiskFailed, MachineFailed, OtherMachine) as group:
+            error: BaseException = group
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
-            assert isinstance(error, DiskFailed)
+            assert isinstance(error, NefiaError)
             self.failures[process.name] = error
             self.crash(process.name)
 
