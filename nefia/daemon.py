@@ -3,7 +3,7 @@
 daemon > admin server > node > (mesh, replica > leadership scope, discovery)
 
 Cancelling an outer scope would cancel all of these at once, so a planned stop cancels nothing at
-first: `_stop` has the node hand over and say goodbye, then cancels the rest (DESIGN).
+first: `Daemon.stop` has the node hand over and say goodbye, then cancels the rest (DESIGN).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from nefia.node.founding import first_configuration, found_cluster
 from nefia.node.node import Node
 from nefia.node.opening import open_node
 from nefia.node.settings import Settings
+from nefia.services.program import PROGRAM_STOP_SECONDS, Program, Serve
 from nefia.services.wiring import Equipment
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.systemd import ServiceManager
@@ -58,7 +59,8 @@ from nefia.systemd import ServiceManager
 if TYPE_CHECKING:
     from nefia.http.serving import HttpListener
     from nefia.rotation import Rotation
-    from nefia.services.interface import Guard
+    from nefia.services.interface import Guard, Service
+    from nefia.state.application import Host
 
 FIRST_RESTART_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
@@ -68,6 +70,8 @@ loop would make a write of a thousand entries wait for a quarter of a second (me
 STOP_SECONDS = 10.0
 """How long a planned stop may take, besides that of services, before all is cancelled."""
 
+PROGRAM = "program"
+"""What the service of an embedding program is called."""
 SINGLE_NODE_ID = "local"
 CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "transfer_leader"})
 
@@ -86,7 +90,7 @@ def run(config: Config) -> int:
     try:
         trio.run(Daemon(config).main, clock=BootClock())
     except BaseExceptionGroup as group:
-        raise _unwrapped(group) from group
+        raise unwrapped(group) from group
     return 0
 
 
@@ -112,7 +116,7 @@ async def _initialize(config: Config) -> str:
         await store.close()
 
 
-def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one place where exception groups end: the error that an operator should see.
 
     Errors of the world go to the operator as they are; a mistake of ours stays whole.
@@ -127,10 +131,18 @@ def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class Daemon:
-    """One process: an admin socket, and a node that is started again when its disk fails."""
+    """An admin socket, and a node that is started again when its disk fails.
 
-    def __init__(self, config: Config) -> None:
+    `main` makes a process of it. A program that embeds it has a machine of its own (`host`) and a
+    service of its own (`serve`), and uses `opened`, `start` and `stop` (`embedding`).
+    """
+
+    def __init__(
+        self, config: Config, host: Host | None = None, serve: Serve | None = None
+    ) -> None:
         self._config = config
+        self._host = host
+        self._serve = serve
         self._clock = TrioNodeClock()
         self._manager = ServiceManager(os.environ)
         self._plain_network = TcpNetwork(config.cluster.raft.transport_timeout)
@@ -164,34 +176,44 @@ class Daemon:
             return None
         from nefia.http.serving import HttpListener  # it takes a while, and memory
 
-        return HttpListener(address, self._answer)
+        return HttpListener(address, self.answer)
 
     async def _renew(self) -> None:
         if self._node is not None and self._actions is not None:
             await self._node.renew_connections()
 
     async def main(self) -> None:
-        _make_state_dir(self._config)
-        async with self._have_guard() as self._guard, trio.open_nursery() as nursery:
+        async with self.opened() as nursery:
             await nursery.start(self._heed_signals, nursery.cancel_scope)
-            await nursery.start(self._run_node_for_ever)
-            socket_path = self._config.state_dir / SOCKET_NAME
-            await nursery.start(
-                lambda task_status: serve_admin(
-                    socket_path,
-                    self.handle,
-                    group=self._config.admin_group,
-                    task_status=task_status,
-                )
-            )
-            if self._rotation is not None:
-                nursery.start_soon(self._rotation.run)
-            if self._http is not None:
-                await nursery.start(self._http.run)
-            _log.info("ready", admin_socket=str(socket_path))
+            await self.start(nursery)
             self._manager.tell("READY=1")
             nursery.start_soon(self._manager.feed_watchdog, self._pulse)
             nursery.start_soon(collector.run, self._may_pause)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[trio.Nursery]:
+        """The nursery of all there is; the guard outlives it."""
+        _make_state_dir(self._config)
+        async with self._have_guard() as self._guard, trio.open_nursery() as nursery:
+            yield nursery
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Return when requests are answered. Raises NefiaError."""
+        await nursery.start(self._run_node_for_ever)
+        socket_path = self._config.state_dir / SOCKET_NAME
+        await nursery.start(
+            lambda task_status: serve_admin(
+                socket_path,
+                self.handle,
+                group=self._config.admin_group,
+                task_status=task_status,
+            )
+        )
+        if self._rotation is not None:
+            nursery.start_soon(self._rotation.run)
+        if self._http is not None:
+            await nursery.start(self._http.run)
+        _log.info("ready", admin_socket=str(socket_path))
 
     @asynccontextmanager
     async def _have_guard(self) -> AsyncIterator[Guard | None]:
@@ -232,8 +254,8 @@ class Daemon:
             raise self._unavailable
         return self._actions
 
-    async def _answer(self, line: bytes) -> bytes:
-        """The answer to a request that another node has passed on."""
+    async def answer(self, line: bytes) -> bytes:
+        """The answer to a request that another node, or a program, has passed on."""
         request = parse_request(line)
         if isinstance(request, Refusal):
             return encode_error(request.seq, request.error)
@@ -243,6 +265,13 @@ class Daemon:
             return encode_error(request.seq, error)
 
     # The node.
+
+    @property
+    def node(self) -> Node:
+        """Raises NefiaError while there is none that can be asked."""
+        if self._node is None or self._actions is None:
+            raise self._unavailable
+        return self._node
 
     async def _run_node_for_ever(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -257,7 +286,7 @@ class Daemon:
                 if self._node is None:
                     raise  # it never ran: that is for the operator and the service manager
                 self._actions = None
-                error = _unwrapped(group)
+                error = unwrapped(group)
                 assert isinstance(error, DiskFailed)
                 self._unavailable = error
             if trio.current_time() - began > MAX_RESTART_SECONDS:
@@ -291,6 +320,7 @@ class Daemon:
                     clock=self._clock,
                     network=self._plain_network,
                     nursery=nursery,
+                    own=self._own_services(nursery),
                 )
                 nursery.start_soon(node.run, listeners)
                 if not cluster.enabled and not store.identity.cluster_id:
@@ -307,8 +337,14 @@ class Daemon:
             clock=self._clock,
             network=self._network,
             random=SystemRandom(),
-            answer=self._answer,
+            answer=self.answer,
+            host=self._host,
         )
+
+    def _own_services(self, nursery: trio.Nursery) -> list[Service]:
+        if self._serve is None:
+            return []
+        return [Program(PROGRAM, self._serve, nursery)]
 
     async def _listen(self) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
         cluster = self._config.cluster
@@ -349,7 +385,8 @@ class Daemon:
                         everything.cancel()  # asked twice: at once
                     else:
                         stopping = True
-                        nursery.start_soon(self._stop, everything, signal.Signals(number).name)
+                        self._manager.tell("STOPPING=1")
+                        nursery.start_soon(self.stop, everything, signal.Signals(number).name)
 
     async def _reload(self) -> None:
         """Certificates, services, tokens and rules (SPEC 1). All else needs a new start."""
@@ -380,11 +417,13 @@ class Daemon:
         await self._equipment.reload(config.services)
         _log.info("configuration_reloaded", services=len(config.services))
 
-    async def _stop(self, everything: trio.CancelScope, reason: str) -> None:
+    async def stop(self, everything: trio.CancelScope, reason: str) -> None:
+        """A planned stop: services, leadership, goodbye; then cancel `everything`."""
         _log.info("stopping", reason=reason)
-        self._manager.tell("STOPPING=1")
         node, self._unavailable = self._node, ShuttingDown("the daemon is shutting down")
         services_seconds = sum(each.stop_timeout for each in self._config.services)
+        if self._serve is not None:
+            services_seconds += PROGRAM_STOP_SECONDS
         with trio.move_on_after(STOP_SECONDS + services_seconds):
             if node is not None and self._actions is not None:
                 await node.leave()

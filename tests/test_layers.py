@@ -45,6 +45,7 @@ FLOORS = {
     "nefia.daemon": 6,
     "nefia.dev": 6,
     "nefia.cli": 7,
+    "nefia.embedding": 7,
     "nefia.drill": 7,
     "nefia.mcp_server": 7,
     "nefia.mcp_texts": 7,

@@ -55,11 +55,26 @@ class Tenure:
         }
 
 
+class Supervisable(Protocol):
+    """What the supervisor has to know of a service: those of nefia.yaml are `ServiceConfig`s."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def start_timeout(self) -> float: ...
+    @property
+    def stop_timeout(self) -> float: ...
+    @property
+    def on_failure(self) -> str: ...
+
+
 class Service(Protocol):
     """One service of this node. The supervisor calls one method at a time, but for `fence`."""
 
     @property
-    def config(self) -> ServiceConfig: ...
+    def config(self) -> Supervisable: ...
 
     async def start(self, tenure: Tenure) -> None:
         """Return once it is ready. Raises ServiceFailed; cancelled at `start_timeout`."""

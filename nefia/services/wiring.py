@@ -47,7 +47,8 @@ class _Memory:
 class Equipment:
     """The services of `node`, and what makes them. Their tasks are in `nursery`.
 
-    `guard` is there if the daemon has one. `network` is one that adds no TLS of its own.
+    `guard` is there if the daemon has one. `network` is one that adds no TLS of its own. `own` are
+    those of a program that embeds the node, behind those of the configuration.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Equipment:
         clock: NodeClock,
         network: Network,
         nursery: trio.Nursery,
+        own: Sequence[Service] = (),
     ) -> None:
         self._node = node
         self._guard = guard
@@ -66,8 +68,9 @@ class Equipment:
         self._network = network
         self._nursery = nursery
         self._configs = services if node.may_lead else ()
+        self._own = own if node.may_lead else ()
         self._leadership = node.services = Leadership(
-            services=[self._make(each) for each in self._configs],
+            services=[*map(self._make, self._configs), *self._own],
             guard=guard,
             replica=node.replica,
             clock=clock,
@@ -79,7 +82,8 @@ class Equipment:
         nursery.start_soon(self._watch_for_strays)
 
     async def reload(self, services: Sequence[ServiceConfig]) -> None:
-        """What nefia.yaml says now."""
+        """What nefia.yaml says now; for daemons, which have nothing of their own."""
+        assert not self._own
         if not self._node.may_lead:
             return
         if self._guard is None and any(each.kind in EXTERNAL_KINDS for each in services):
