@@ -119,12 +119,16 @@ class Daemon:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *self.argv("daemon")],
+                [*self.prefix, *self.program()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"NO_COLOR": "1"},
+                env=os.environ | {"NO_COLOR": "1", "NEFIA_STATE_DIR": str(self.state_dir)},
             )
+
+    def program(self) -> list[str]:
+        """What runs the node."""
+        return self.argv("daemon")
 
     def wait_ready(self) -> None:
         until(lambda: self.ask("status") is not None, f"{self.node_id} answers")
@@ -250,14 +254,19 @@ class Cluster:
 
 
 def new_cluster(
-    directory: Path, count: int = 3, *, raft: dict[str, Any] | None = None, tls: bool = False
+    directory: Path,
+    count: int = 3,
+    *,
+    raft: dict[str, Any] | None = None,
+    tls: bool = False,
+    of: type[Daemon] = Daemon,
 ) -> Cluster:
     """Configured, not started. Every node but the first lists the first as a peer."""
     ports = free_ports(count)
     first = {"node-1": f"127.0.0.1:{ports[0]}"}
     return Cluster(
         [
-            Daemon(
+            of(
                 directory,
                 f"node-{number}",
                 f"127.0.0.1:{port}",

@@ -1,0 +1,112 @@
+"""Programs that embed a node, as real processes: the example of docs/embedding.md, and more."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nefia.errors import NefiaError, Refused
+from tests.end_to_end.cluster import Daemon, new_cluster, until
+from tests.end_to_end.embedded import COUNTER
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "embedding.md"
+
+
+class Counting(Daemon):
+    """The example, as it stands."""
+
+    def program(self) -> list[str]:
+        return [sys.executable, str(COUNTER), str(self.config)]
+
+
+class Locking(Daemon):
+    """The same with a service that holds a lock."""
+
+    def program(self) -> list[str]:
+        lock = str(self.config.parent / "lock")
+        return [sys.executable, "-m", "tests.end_to_end.embedded", str(self.config), lock]
+
+
+def count(node: Daemon, what: str, request_id: str = "") -> int:
+    command = b64encode(what.encode()).decode()
+    named: dict[str, Any] = {"request_id": request_id} if request_id else {}
+    answer = node.call("apply", machine="counter", command=command, forward=True, **named)
+    return int(b64decode(answer["result"]))
+
+
+def counted_again(node: Daemon, what: str, request_id: str) -> int | None:
+    try:
+        return count(node, what, request_id)
+    except NefiaError:
+        return None
+
+
+def test_the_document_shows_the_example() -> None:
+    found = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert COUNTER.read_text(encoding="utf-8") in found
+
+
+def test_the_example(place: Path) -> None:
+    with new_cluster(place, of=Counting) as cluster:
+        cluster.form()
+        leader = cluster.wait_leader()
+        follower = next(node for node in cluster.daemons if node is not leader)
+        assert [count(follower, "sheep") for _ in range(5)] == [1, 2, 3, 4, 5]
+        assert count(leader, "sheep", "r-1") == 6
+        with pytest.raises(Refused, match="nothing to count"):
+            count(follower, "2")
+        follower.call("snapshot")
+        leader.kill()
+        # Once, although the one who has answered is gone.
+        assert until(lambda: counted_again(follower, "sheep", "r-1"), "a new leader") == 6
+        successor = cluster.wait_leader()
+        until(lambda: f"{successor.node_id}, term" in successor.log_text, "the service runs there")
+        follower.kill()
+        leader.start()
+        follower.start()  # from the snapshot, and the log behind it
+        cluster.wait_healthy()
+        assert count(follower, "sheep") == 7
+        cluster.wait_equal()
+        assert [node.stop() for node in cluster.daemons] == [0, 0, 0]
+
+
+def test_the_service_is_never_there_twice(place: Path) -> None:
+    with new_cluster(place, of=Locking) as cluster:
+        cluster.form()
+        served: list[Daemon] = []
+
+        def serves() -> Daemon | None:
+            leader = cluster.leader()
+            term = leader and (leader.ask("status") or {}).get("term")
+            return leader if leader and f"in term {term}\n" in leader.log_text else None
+
+        for _ in range(2):
+            leader = until(serves, "the service runs")
+            served.append(leader)
+            leader.call("transfer_leader")
+        leader = until(serves, "the service runs")
+        leader.kill()
+        until(serves, "the service runs")
+        leader.start()
+        cluster.wait_healthy()
+        leader = until(serves, "the service runs")
+        assert not any("OVERLAP" in node.log_text for node in cluster.daemons)
+        assert len({node.node_id for node in served}) == 2
+        # Without a majority, and with a service that does not end: the process does.
+        (place / "lock.stubborn").touch()
+        others = [node for node in cluster.daemons if node is not leader]
+        for node in others:
+            node.pause()
+        assert leader.process is not None
+        assert leader.process.wait(10) == -signal.SIGKILL
+        (place / "lock.stubborn").unlink()
+        for node in others:
+            node.resume()
+        until(serves, "the service runs")
+        assert not any("OVERLAP" in node.log_text for node in cluster.daemons)
