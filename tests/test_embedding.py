@@ -17,12 +17,15 @@ import trio
 import nefia
 from nefia.errors import (
     DataInUse,
+    DiskFailed,
     InvalidArgument,
     InvalidConfiguration,
     NotLeader,
     OutcomeUnknown,
     ShuttingDown,
 )
+from nefia.raft.effects import Write
+from nefia.storage.lmdb_store import LmdbStore
 from tests.end_to_end.cluster import free_ports
 from tests.state.words import Words
 
@@ -212,6 +215,40 @@ def test_what_the_world_does_wrong_is_raised_as_it_is(place: Path) -> None:
     run(main)
 
 
+def test_a_failed_disk_does_not_end_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node begins anew on what the disk holds, with another machine and the service."""
+    service = Service()
+    write, failures = LmdbStore.begin_write, [DiskFailed("no more")]
+
+    def begin_write(store: LmdbStore, order: Write) -> Callable[[], Awaitable[None]]:
+        ended = write(store, order)
+
+        async def end() -> None:
+            await ended()
+            if b"break" in repr(order.entries).encode() and failures:
+                raise failures.pop()
+
+        return end
+
+    async def main() -> None:
+        monkeypatch.setattr(LmdbStore, "begin_write", begin_write)
+        async with nefia.open_node(config_of(place), machine=Words, serve=service) as node:
+            await service.began.wait()
+            before = node.local()
+            with pytest.raises(OutcomeUnknown):
+                await node.apply(b"break", request_id="r-1")
+            service.began = trio.Event()
+            await service.began.wait()
+            await node.apply(b"break", request_id="r-1")
+            after = await node.read()
+            assert after is not before
+            assert after.words.count(b"break") == 1
+
+    monkeypatch.setattr("nefia.daemon.FIRST_RESTART_SECONDS", 0.1)
+    run(main)
+    assert not failures
+
+
 class Generator(Words):
     def snapshot(self) -> Iterable[bytes]:
         yield from self.words
@@ -249,6 +286,18 @@ def test_a_clock_that_stands_still_during_suspend_will_not_do(place: Path) -> No
 
     with pytest.raises(InvalidConfiguration, match="suspended"):
         trio.run(main)
+
+
+def test_it_needs_its_assertions() -> None:
+    program = (
+        "import trio, nefia\n"
+        "async def main():\n"
+        "    async with nefia.open_node(None, machine=None): pass\n"
+        "trio.run(main, clock=nefia.BootClock())\n"
+    )
+    argv = [sys.executable, "-O", "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "InvalidConfiguration: nefia does not run with python -O" in done.stderr
 
 
 # The package.
