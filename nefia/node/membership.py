@@ -129,7 +129,7 @@ class Membership:
                 f"feature level {needed} and that version knows {welcome.features}",
                 hint=f"upgrade {node_id} first",
             )
-        machine = self.replica.applier.machine.hosts
+        machine = self.replica.applier.machine.machine_name
         if machine and welcome.machine != machine:
             raise other_machine(machine, welcome.machine, f"{node_id} at {address}")
         return evolve(member, instance=welcome.instance_id, features=welcome.features)

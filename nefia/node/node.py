@@ -229,7 +229,7 @@ class Node:
     @property
     def _alike(self) -> str:
         """What all nodes should have alike; see `LocalIdentity`."""
-        machine = self._applier.machine.hosts
+        machine = self._applier.machine.machine_name
         return self._settings.fingerprint + (f"/{machine}" if machine else "")
 
     # The shared state.
@@ -255,7 +255,7 @@ class Node:
     def check_machine(self, name: str) -> None:
         """See `hosting.check_machine`; it is for the leader to know."""
         if self.leads:
-            own, configuration = self._applier.machine.hosts, self._raft.log.configuration
+            own, configuration = self._applier.machine.machine_name, self._raft.log.configuration
             check_machine(name, own, configuration, self._mesh.met)
 
     async def wait_for_task(self, queue: str, host: str, deadline_seconds: float) -> None:

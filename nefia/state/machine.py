@@ -221,7 +221,7 @@ class Machine:
         return self.application.host if self.application else None
 
     @property
-    def hosts(self) -> str:
+    def machine_name(self) -> str:
         """The name of that machine; empty in a daemon."""
         return self.application.state.machine if self.application else ""
 
