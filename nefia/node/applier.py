@@ -13,6 +13,7 @@ from nefia.node.promise import Promise
 from nefia.node.proposals import Proposal, may_still_happen
 from nefia.raft.entries import Entry
 from nefia.state.commands import Change
+from nefia.state.features import require_known
 from nefia.state.machine import Machine
 from nefia.wire import Malformed, decode_batch
 
@@ -26,10 +27,14 @@ class _Proposed:
 
 
 class Applier:
-    """Owns the machine. `applied` is an event that the next batch of entries sets."""
+    """Owns the machine. `applied` is an event that the next batch of entries sets.
 
-    def __init__(self, machine: Machine) -> None:
+    `features` is the newest feature level that this node understands.
+    """
+
+    def __init__(self, machine: Machine, features: int) -> None:
         self.machine = machine
+        self._features = features
         self.applied = trio.Event()
         self._proposed: dict[int, _Proposed] = {}
         self._reads: list[tuple[int, int, Promise[Machine]]] = []  # heap: index, order, promise
@@ -62,7 +67,8 @@ class Applier:
         self._answer_reads()
 
     def apply(self, entries: Sequence[Entry]) -> None:
-        """Raises DataDamaged for an entry that no version of nefia has written."""
+        """Raises NewerFormat where a level is in force that this node does not know, and
+        DataDamaged for an entry that no version of nefia has written."""
         for entry in entries:
             proposed = self._proposed.pop(entry.index, None)
             if proposed is not None and proposed.term == entry.term:
@@ -76,6 +82,7 @@ class Applier:
             elif entry.payload is None:
                 self.machine.skip(entry.index)
             else:
+                require_known(entry.payload.features, self._features)
                 self.machine.configure(entry.index, entry.term, entry.payload)
         self._answer_reads()
         self.applied.set()

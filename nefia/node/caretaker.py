@@ -74,7 +74,8 @@ class Caretaker:
     def record_met(self, now: float) -> None:
         """Who is met for the first time is remembered by its data directory (SPEC 2).
 
-        So is the newest feature level that a member was met with (SPEC 6).
+        So is the feature level that it is met with, now that it may be upgraded or, until all
+        others are, downgraded. A voter's is never below the level in force (SPEC 6).
         """
         for member in self._configuration.members:
             known = self._as_met(member)
@@ -84,15 +85,16 @@ class Caretaker:
                 return
 
     def _as_met(self, member: Member) -> Member:
+        in_force = self._configuration.features if member.voter else 0
         if member.id == self.membership.replica.raft.node_id:
-            return evolve(member, features=max(member.features, self.features))
+            return evolve(member, features=max(in_force, self.features))
         welcome = self.membership.met(member.id)
         if welcome is None:
             return member
         instance = member.instance or welcome.instance_id
         if welcome.instance_id != instance:
             return member  # another data directory under its name: not the member
-        return evolve(member, instance=instance, features=max(member.features, welcome.features))
+        return evolve(member, instance=instance, features=max(in_force, welcome.features))
 
     def _change(self, now: float, configuration: Configuration) -> None:
         leader = self.membership.replica.raft.leader

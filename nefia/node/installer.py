@@ -17,6 +17,7 @@ from nefia.net.interface import Inlet
 from nefia.raft.core import Raft
 from nefia.raft.entries import SnapshotMeta
 from nefia.state.application import Host
+from nefia.state.features import require_known
 from nefia.state.machine import Machine
 from nefia.storage.snapshot_format import INFOS, SnapshotInfo
 from nefia.storage.snapshots import SnapshotStore
@@ -33,12 +34,19 @@ class _Ready:
 
 
 class Installer:
-    """One snapshot at a time is ready; the next takes its place."""
+    """One snapshot at a time is ready; the next takes its place.
 
-    def __init__(self, raft: Raft, store: LogStore, retain: int, host: Host | None) -> None:
+    `features` is the newest feature level that this node understands; `host` makes
+    a program's own machine.
+    """
+
+    def __init__(
+        self, raft: Raft, store: LogStore, retain: int, features: int, host: Host | None
+    ) -> None:
         self._raft = raft
         self._store = store
         self._retain = retain
+        self._features = features
         self._build = partial(Machine.from_records, host=host)
         self._ready: _Ready | None = None
 
@@ -47,7 +55,8 @@ class Installer:
     async def incoming(self, peer: str, offer: bytes) -> Inlet:
         """Where the data of the offered snapshot go.
 
-        Raises NotLeader, OtherCluster, DataDamaged for an offer that makes no sense, DiskFailed.
+        Raises NotLeader, OtherCluster, NewerFormat, DataDamaged for an offer that makes no sense,
+        DiskFailed.
         """
         try:
             info = INFOS.decode(offer)
@@ -57,6 +66,7 @@ class Installer:
             raise NotLeader(f"{peer} is not the leader that this node follows")
         if info.described.cluster_id != self._store.identity.cluster_id:
             raise OtherCluster(f"the snapshot is of the cluster {info.described.cluster_id}")
+        require_known(info.place.configuration.features, self._features)
         if self.may_install(info.place):
             return _Arrival(self, info, info.data_bytes)
         staged_bytes = await self._store.snapshots.stage(info)

@@ -104,7 +104,7 @@ class Node:
             random=random,
         )
         self._addresses = AddressBook(raft.node_id, self._mesh.set_peers)
-        self._applier = Applier(machine)
+        self._applier = Applier(machine, settings.features)
         self._replica = Replica(
             raft=raft,
             store=store,
@@ -136,14 +136,14 @@ class Node:
             replica=self._replica,
             store=store,
             clock=clock,
-            settings=settings.snapshots,
+            settings=settings,
             bring=self._mesh.send_snapshot,
-            patience_seconds=settings.transport_timeout,
         )
         self._discovery = Discovery(raft.node_id, settings.address, settings.peers, clock)
 
     async def run(self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]) -> None:
-        """Until cancelled. Raises DiskFailed or DataDamaged when this node must start anew."""
+        """Until cancelled. Raises DiskFailed or DataDamaged when this node must start anew, and
+        NewerFormat when the cluster has gone on to what this version does not understand."""
         self._replica.renewed = self.services.renewed
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

@@ -29,7 +29,7 @@ async def open_node(
 
     Raises DiskFailed, DataDamaged, NewerFormat, OtherMachine, MachineFailed.
     """
-    hard_state, log, machine = await restore(store, host)
+    hard_state, log, machine = await restore(store, settings.features, host)
     identity = store.identity
     if log.last_index and not identity.cluster_id:
         await join_own_cluster(store)  # an init that was cut short before its last step

@@ -40,6 +40,7 @@ def status(
         "commit_index": raft.commit_index,
         "applied_index": raft.applied_index,
         "last_index": raft.log.last_index,
+        "feature_level": configuration.features,
         "cluster_id": cluster_id or None,
         "lineage": lineage or None,
         "failure_tolerance": up - majority(voters) if voters else 0,
@@ -91,6 +92,7 @@ def _member(raft: Raft, member: Member, now: float, reachable: bool) -> dict[str
         "last_contact_ms": 0 if local else None,
         "match_index": raft.log.last_index if local else None,
         "lag": 0 if local and raft.leader else None,
+        "feature_level": member.features,
     }
     progress = raft.leader.progress.get(member.id) if raft.leader else None
     if progress is not None:

@@ -13,6 +13,7 @@ from nefia.raft.effects import Write
 from nefia.raft.entries import HardState, SnapshotMeta
 from nefia.raft.log import MEMORY_BYTES, Log
 from nefia.state.application import Host, hosted
+from nefia.state.features import FEATURES, require_known
 from nefia.state.machine import Machine
 from nefia.storage.snapshots import Build
 from nefia.storage.store import LogStore, Stored
@@ -22,27 +23,31 @@ T = TypeVar("T")
 _log = structlog.get_logger("nefia.node")
 
 
-async def restore(store: LogStore, host: Host | None = None) -> tuple[HardState, Log, Machine]:
+async def restore(
+    store: LogStore, features: int = FEATURES, host: Host | None = None
+) -> tuple[HardState, Log, Machine]:
     """Term and vote, log, and the state at `Machine.applied_index`, from which the log goes on.
 
     `host` makes a program's own machine in it. Raises DiskFailed, DataDamaged if the log begins
-    behind every sound snapshot, OtherMachine and MachineFailed.
+    behind every sound snapshot, NewerFormat if the cluster has gone beyond the feature level
+    `features`, OtherMachine and MachineFailed.
     """
     build = partial(Machine.from_records, host=host)
-    hard_state, log, machine = await begin_behind_snapshot(store, build)
+    hard_state, log, machine = await begin_behind_snapshot(store, build, features)
     return hard_state, log, machine or Machine(application=hosted(host))
 
 
 async def begin_behind_snapshot(
-    store: LogStore, build: Build[T]
+    store: LogStore, build: Build[T], features: int = FEATURES
 ) -> tuple[HardState, Log, T | None]:
     """Have the log begin where the newest sound snapshot ends, if that is not in it.
 
     The last is what `build` makes of that snapshot, None if there is none.
     """
     stored = await store.load(MEMORY_BYTES)
-    place, built = await _newest_state(store, stored, build)
     log = log_of(stored)
+    require_known(log.configuration.features, features)
+    place, built = await _newest_state(store, stored, build, features)
     if place is not None and log.term_at(place.index) != place.term:
         # The snapshot holds what was committed and is not in this log: because it came from a
         # leader, or because it was written sooner than the entries. The log begins anew behind it.
@@ -56,12 +61,13 @@ async def begin_behind_snapshot(
 
 
 async def _newest_state(
-    store: LogStore, stored: Stored, build: Build[T]
+    store: LogStore, stored: Stored, build: Build[T], features: int
 ) -> tuple[SnapshotMeta | None, T | None]:
     base_index = stored.first_index - 1
     for info in store.snapshots.found:
         if info.place.index < base_index:
             break
+        require_known(info.place.configuration.features, features)
         try:
             built = await store.snapshots.restore(info, build)
         except DataDamaged as error:

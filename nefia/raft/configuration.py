@@ -15,8 +15,8 @@ class Member:
     `instance` is the random id of its data directory, empty until the leader has first met it; a
     node that answers under this id with another instance has lost its log (a wiped disk) and must
     not vote on what it no longer knows. `promote` says that this learner is to become a voter once
-    it has caught up; every leader pursues it. `features` is the newest feature level that it has
-    been met with (`nefia.state.features`), 0 until then.
+    it has caught up; every leader pursues it. `features` is the newest feature level that it
+    understood when it was last met (`nefia.state.features`), 0 until then.
     """
 
     id: str

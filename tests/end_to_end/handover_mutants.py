@@ -5,25 +5,17 @@ python -m tests.end_to_end.handovers --mutants
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 from attrs import field, frozen
 
-ROOT = Path(__file__).parents[2]
+from tests.end_to_end.patched import Patch
 
 
 @frozen
-class Mutant:
-    """`old` stands exactly once in `file`. `kind`: the hand-over that shows what is missing, with
-    `raft` as the settings."""
+class Mutant(Patch):
+    """`kind`: the hand-over that shows what is missing, with `raft` as the settings."""
 
-    file: str
-    old: str
-    new: str
     kind: str
     raft: Mapping[str, str] = field(factory=dict)
 
@@ -66,21 +58,3 @@ MUTANTS = {
         "guard",
     ),
 }
-
-
-def planted(mutant: Mutant) -> str:
-    """The file with the mechanism taken away."""
-    text = (ROOT / mutant.file).read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.file} has changed: {mutant.old}"
-    return text.replace(mutant.old, mutant.new)
-
-
-@contextmanager
-def planted_tree(mutant: Mutant) -> Iterator[Path]:
-    """A directory with the changed package, from which `python -m nefia` runs it."""
-    with tempfile.TemporaryDirectory(prefix="nefia-mutant-") as name:
-        tree = Path(name)
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "nefia", tree / "nefia", ignore=ignored)
-        (tree / mutant.file).write_text(planted(mutant))
-        yield tree

@@ -32,8 +32,9 @@ from nefia.errors import NefiaError
 from nefia.guard.kernel import boottime
 from tests.end_to_end import lasting
 from tests.end_to_end.cluster import Cluster, Daemon, new_cluster, until
-from tests.end_to_end.handover_mutants import MUTANTS, Mutant, planted_tree
+from tests.end_to_end.handover_mutants import MUTANTS, Mutant
 from tests.end_to_end.namespaces import Hosts
+from tests.end_to_end.patched import patched_tree
 from tests.end_to_end.takeover import hosted_daemons
 from tests.end_to_end.test_disk import hung_disk
 
@@ -365,7 +366,7 @@ def violation(mutant: Mutant) -> str:
     """Of exclusivity, the first in a few hand-overs without that mechanism; empty if none is."""
     kind = KINDS[mutant.kind]
     with (
-        planted_tree(mutant) as tree,
+        patched_tree(mutant) as tree,
         chdir(tree),
         staged(kind.manners, on_hosts=kind.on_hosts, raft=mutant.raft) as scene,
     ):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.handover_mutants import MUTANTS, Mutant, planted, planted_tree
+from tests.end_to_end.handover_mutants import MUTANTS, Mutant
 from tests.end_to_end.handovers import KINDS, HandOver, measure, violation
 from tests.end_to_end.namespaces import needs_namespaces
+from tests.end_to_end.patched import patched_tree, planted
 from tests.end_to_end.test_disk import needs_strace
 
 TRIALS = 2
@@ -60,7 +61,7 @@ def test_the_mutants_apply(mutant: Mutant) -> None:
 
 def test_a_mutant_is_what_runs() -> None:
     mutant = MUTANTS[WITHOUT_WAITING]
-    with planted_tree(mutant) as tree:
+    with patched_tree(mutant) as tree:
         where = [sys.executable, "-c", "import nefia; print(nefia.__file__)"]
         said = subprocess.check_output(where, text=True, cwd=tree)
         assert Path(said).parent == tree / "nefia"

@@ -18,7 +18,14 @@ from attrs import define, evolve, field
 from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import Refusal, encode_answer, encode_error, parse_request
 from nefia.config import PeerConfig
-from nefia.errors import DiskFailed, MachineFailed, NefiaError, OtherMachine, OutcomeUnknown
+from nefia.errors import (
+    DiskFailed,
+    MachineFailed,
+    NefiaError,
+    NewerFormat,
+    OtherMachine,
+    OutcomeUnknown,
+)
 from nefia.node.node import Node
 from nefia.node.opening import open_node
 from nefia.node.settings import Settings
@@ -176,7 +183,7 @@ class Cluster:
         try:
             with process.scope:
                 await process.node.run(listeners)
-        except* (DiskFailed, MachineFailed, OtherMachine) as group:
+        except* (DiskFailed, MachineFailed, NewerFormat, OtherMachine) as group:
             error: BaseException = group
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]

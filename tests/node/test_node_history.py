@@ -11,6 +11,7 @@ from attrs import evolve
 from nefia.errors import InvalidArgument, NewerFormat, NotMember, WouldLoseQuorum
 from nefia.node.caretaker import MIN_VOTERS_AFTER_CLEANUP
 from tests.node.cluster import SETTINGS, Cluster
+from tests.node.snapshots import FEW, base_index, fill
 
 DEAD_AFTER_SECONDS = 12.0
 
@@ -127,10 +128,11 @@ async def test_an_older_node_gets_no_vote_in_a_newer_cluster(nodes: Cluster) -> 
     nodes.settings = evolve(SETTINGS, features=0)
     await nodes.start("n2")
     await nodes.ask("n1", "add_peer", id="n2", addr="n2:9700", preflight=False, wait=False)
+    await nodes.until(lambda: "n2" in nodes.failures)
+    assert isinstance(nodes.failures["n2"], NewerFormat)
     await trio.sleep(5)
     assert nodes.members() == {"n1": True, "n2": False}
     await nodes.ask("n1", "remove_peer", id="n2")
-    nodes.crash("n2")
     del nodes.disks["n2"]
     await nodes.start("n2")
     with pytest.raises(NewerFormat) as refused:
@@ -154,6 +156,58 @@ async def test_the_level_rises_once_the_last_voter_is_upgraded(nodes: Cluster) -
     leader = await nodes.new_leader()
     await nodes.until(lambda: nodes.up[leader].raft.log.configuration.features == 1)
     await nodes.until(lambda: newest(nodes, leader) == ("elected", leader))
+
+
+async def test_a_downgrade_counts_until_the_last_voter_is_upgraded(nodes: Cluster) -> None:
+    """Else the level would rise while the downgraded voter cannot follow."""
+    older = evolve(SETTINGS, features=0)
+    nodes.settings = older
+    await nodes.form("n1", "n2", "n3")
+    for settings in (SETTINGS, older):
+        nodes.settings = settings
+        await nodes.restart("n3")
+        await _met_with(nodes, "n3", settings.features)
+    nodes.settings = SETTINGS
+    for name in ("n2", "n1"):
+        await nodes.restart(name)
+        await _met_with(nodes, name, 1)
+    await trio.sleep(5)
+    leader = await nodes.new_leader()
+    assert nodes.up[leader].raft.log.configuration.features == 0
+    assert not nodes.failures
+    await nodes.restart("n3")
+    leader = await nodes.new_leader()
+    await nodes.until(lambda: nodes.up[leader].raft.log.configuration.features == 1)
+
+
+async def test_an_older_node_does_not_start_on_newer_data(nodes: Cluster) -> None:
+    await nodes.form("n1", "n2")
+    nodes.crash("n2")
+    nodes.settings = evolve(SETTINGS, features=0)
+    with pytest.raises(NewerFormat, match="feature level 1 and this version of nefia knows 0"):
+        await nodes.restart("n2")
+    nodes.settings = SETTINGS
+    await nodes.restart("n2")
+    await nodes.until(nodes.is_calm)
+
+
+async def test_an_older_node_takes_no_newer_snapshot(nodes: Cluster) -> None:
+    """It would take for damaged what it cannot read."""
+    nodes.settings = evolve(SETTINGS, snapshots=FEW)
+    await nodes.form("n1")
+    await fill(nodes, 2 * FEW.threshold)
+    await nodes.until(lambda: base_index(nodes, "n1"))
+    nodes.settings = evolve(SETTINGS, features=0)
+    await nodes.start("n2")
+    await nodes.ask("n1", "add_peer", id="n2", addr="n2:9700", preflight=False, wait=False)
+    await nodes.until(lambda: "n2" in nodes.failures)
+    assert isinstance(nodes.failures["n2"], NewerFormat)
+    assert nodes.disks["n2"].shelf.staged is None
+
+
+async def _met_with(nodes: Cluster, name: str, level: int) -> None:
+    leader = await nodes.new_leader()
+    await nodes.until(lambda: _features(nodes, leader, name) == level)
 
 
 def _features(cluster: Cluster, leader: str, name: str) -> int:
