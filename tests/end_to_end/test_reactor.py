@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,9 +19,9 @@ from trio_websocket import ConnectionClosed
 from nefia.clock import TrioNodeClock
 from nefia.services.reactor.client import open_beacon
 from tests.end_to_end.cluster import Cluster, Daemon, all_tasks, new_cluster, until
+from tests.end_to_end.documents import program
 from tests.end_to_end.reactor_load import Beacons, check, go_through, with_reactors
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reactor.md"
 TOKEN = "0123456789abcdef0123456789abcdef"
 EVENTS = 1000
 BEACONS = 20
@@ -173,9 +172,8 @@ def test_sighup_takes_up_rules(place: Path) -> None:
 
 def test_the_beacon_of_the_document(place: Path) -> None:
     """As it stands there, while its Reactor is killed and comes back."""
-    [example] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     script = place / "beacon.py"
-    script.write_text(example)
+    script.write_text(program("docs/reactor.md", "beacon.py"))
     count = 200
     with acting(place, 1) as (cluster, urls):
         leader = cluster.wait_leader()

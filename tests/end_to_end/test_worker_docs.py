@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,14 +16,9 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.cluster import Daemon, all_tasks, new_cluster, until
+from tests.end_to_end.documents import program
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "worker.md"
-
-
-def example(language: str) -> str:
-    found = re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 1, language
-    return str(found[0])
+DOCUMENT = "docs/worker.md"
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def finished(daemon: Daemon) -> list[dict[str, Any]]:
 
 def test_in_python(daemon: Daemon, place: Path) -> None:
     script = place / "worker.py"
-    script.write_text(example("python"))
+    script.write_text(program(DOCUMENT, "worker.py"))
     with running([sys.executable, str(script), str(daemon.socket), "squares"]):
         daemon.call("queue_push", queue="squares", payload={"number": 12})
         daemon.call("queue_push", queue="squares", payload={"no": 1}, max_attempts=1)
@@ -74,7 +68,7 @@ def test_in_shell(daemon: Daemon, place: Path) -> None:
     tools = place / "bin"
     tools.mkdir()
     commands = {
-        "worker.sh": example("sh"),
+        "worker.sh": program(DOCUMENT, "worker.sh"),
         "nefia": f'#!/bin/sh\nexec {sys.executable} -m nefia "$@"\n',
         "deliver": '#!/bin/sh\nread -r payload && [ "$payload" != \'"bad"\' ] && '
         'printf \'{"got": %s}\' "$payload"\n',
