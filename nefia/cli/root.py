@@ -24,6 +24,7 @@ MAX_DEV_NODES = 9
 
 
 @click.group(cls=Root)
+@click.version_option(__version__, message="nefia %(version)s")
 def root() -> None:
     """Active-passive high availability for an operator's daemon."""
 
