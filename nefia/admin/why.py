@@ -275,5 +275,7 @@ def _duration(ms: float) -> str:
 
 
 def _sentence(clause: str) -> str:
-    text = clause[:1].upper() + clause[1:]
+    """A name such as node-1 stays as it is."""
+    begins_with_a_word = clause.split(maxsplit=1)[0].isalpha()
+    text = clause[:1].upper() + clause[1:] if begins_with_a_word else clause
     return text if text.endswith(".") else f"{text}."

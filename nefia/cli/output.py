@@ -30,8 +30,10 @@ _CHANGED: dict[Changed, str] = {
 _NEXT_STEPS = {
     "not_leader": "run the command there, or add --forward",
     "no_daemon": "start it with `nefia daemon`, or name its directory with --state-dir",
-    "no_leader": "try again in a few seconds, and see `nefia cluster members`",
-    "no_quorum": "see `nefia cluster members` for who cannot be reached",
+    "no_leader": "try again in a few seconds, and see `nefia cluster why`",
+    "no_quorum": "see `nefia cluster why` for who cannot be reached",
+    "peer_unreachable": "see that the node's daemon runs, and that the address and the firewall "
+    "are right",
     "overloaded": "try again later",
 }
 """By the code of an error that brings no hint of its own."""

@@ -222,7 +222,9 @@ class Replica:
         if leader_id is None or leader_id == self.raft.node_id:
             return NoLeader(
                 "no leader is known at the moment",
-                hint="an election takes about a second; try again, and see nefia cluster status",
+                hint="an election takes about a second: try again. If none comes, nefia cluster "
+                "why says what is missing, and nefia cluster recover is for a majority that is "
+                "gone for good",
             )
         member = self.raft.log.configuration.get(leader_id)
         address = member.address if member else None

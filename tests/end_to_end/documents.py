@@ -20,10 +20,12 @@ from attrs import evolve, frozen
 from nefia.cli.root import root
 
 ROOT = Path(__file__).parents[2]
+BEGINNING = ("README.md", "docs/tls.md")
+"""Others go on with the cluster and the certificates that are made here."""
 DOCUMENTS = (
-    "README.md",
+    *BEGINNING,
     "SECURITY.md",
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+    *sorted({str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")} - {*BEGINNING}),
 )
 
 _FENCED = re.compile(r"(?ms)^(?P<indent> *)```(?P<kind>\S*)\n(?P<text>.*?)^ *```$")
@@ -35,13 +37,17 @@ _ENDS = frozenset({"|", "||", "&&", ";"})
 
 @frozen
 class Block:
-    """`output` is what its last command prints, empty where the document does not show it."""
+    """`output` is what its last command prints, empty where the document does not show it.
+
+    `heading` is that of its section.
+    """
 
     document: str
     line: int
     kind: str
     text: str
     output: str = ""
+    heading: str = ""
 
     def __str__(self) -> str:
         return f"{self.document}:{self.line}"
@@ -60,7 +66,9 @@ def blocks(document: str) -> list[Block]:
     for match in _FENCED.finditer(whole):
         line = whole.count("\n", 0, match.start()) + 1
         text = re.sub(f"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
-        found.append((Block(document, line, match["kind"], text), match))
+        headings = re.findall(r"^## (.*)$", whole[: match.start()], re.MULTILINE)
+        heading = headings[-1] if headings else ""
+        found.append((Block(document, line, match["kind"], text, heading=heading), match))
     outputs = {
         behind.line: block.line
         for (block, one), (behind, other) in pairwise(found)
