@@ -306,6 +306,8 @@ class Daemon:
             store.wrote = self._http.meters.write_seconds.observe
         try:
             node = await self._open_node(store)
+            if self._http is not None:
+                self._http.meters.attend(node.replica)
             if self._rotation is not None:
                 node.annotate = self._rotation.annotate
             collector.settle()

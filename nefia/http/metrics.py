@@ -7,12 +7,15 @@ from datetime import datetime
 from typing import Any
 
 import trio
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from nefia import __version__
+from nefia.node.replica import Replica
+from nefia.raft.effects import Notice, RoleChanged
+from nefia.raft.roles import Role
 
 PROBE_SECONDS = 0.1
 """How often the event loop is looked at."""
@@ -31,6 +34,7 @@ LATENCY_BUCKETS_SECONDS = (
     2.5,
     5.0,
 )
+APPLY_BUCKETS_SECONDS = (0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS_SECONDS)
 STATES = ("Leader", "Follower", "Candidate", "Learner", "Uninitialized", "Removed")
 TASK_STATES = ("pending", "leased", "done", "dead", "cancelled", "ready")
 
@@ -46,12 +50,36 @@ class Meters:
             registry=self.registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
+        self._apply_seconds = Histogram(
+            "nefia_apply_seconds",
+            "How long it took to apply what was committed together.",
+            registry=self.registry,
+            buckets=APPLY_BUCKETS_SECONDS,
+        )
+        self._elections_begun = Counter(
+            "nefia_elections_begun", "Elections this node stood in.", registry=self.registry
+        )
+        self._elections_won = Counter(
+            "nefia_elections_won", "Elections this node won.", registry=self.registry
+        )
         self.stall_seconds = Histogram(
             "nefia_event_loop_delay_seconds",
             "How much later than it asked for a task was run.",
             registry=self.registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
+
+    def attend(self, replica: Replica) -> None:
+        """Count what happens to this one too; a node that starts anew has another."""
+        replica.applier.took = self._apply_seconds.observe
+        replica.notice_observers.append(self.heed)
+
+    def heed(self, notice: Notice) -> None:
+        match notice:
+            case RoleChanged(new=Role.CANDIDATE):
+                self._elections_begun.inc()
+            case RoleChanged(new=Role.LEADER):
+                self._elections_won.inc()
 
     async def watch_loop(self) -> None:
         """Measure the event loop until cancelled."""

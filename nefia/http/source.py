@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from nefia.admin.values import json_bytes
 from nefia.admin.why import degradations, explain
@@ -29,7 +29,7 @@ class Source:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._lock = trio.Lock()
-        self._overview = Overview.empty()
+        self._overview = Overview()
         self._taken_at = -FRESH_SECONDS
 
     async def ask(self, action: str, **params: object) -> dict[str, Any]:
@@ -57,42 +57,47 @@ class Source:
     async def _look(self) -> Overview:
         problems: list[str] = []
 
-        async def part(action: str, name: str, **params: object) -> Any:
+        async def part(action: str, **params: object) -> dict[str, Any]:
             try:
-                return (await self.ask(action, **params))[name]
+                return await self.ask(action, **params)
             except NefiaError as error:
                 problems.append(f"{action}: {error.code}: {error.message}")
-                return None
+                return {}
 
         try:
             status = await self.status()
         except NefiaError as error:
-            return Overview(None, (), (), {}, (), (), (f"{error.code}: {error.message}",))
+            return Overview(problems=(f"{error.code}: {error.message}",))
         local = {"consistency": "local"}
-        member = status["state"] != "Uninitialized"
+        view = await part("members") if status["state"] != "Uninitialized" else {}
+        queues = await part("queue_stats", **local)
+        history = await part("history", limit=SHOWN_EVENTS, **local)
         return Overview(
             status=status,
             why=tuple(explain(status)),
             degraded=tuple(degradations(status)),
-            queues=await part("queue_stats", "queues", **local) or {},
-            members=tuple(await part("members", "members") or ()) if member else (),
-            events=tuple(await part("history", "events", limit=SHOWN_EVENTS, **local) or ()),
+            queues=queues.get("queues", {}),
+            members=tuple(view.get("members", ())),
+            services=tuple(view.get("services", status["services"])),
+            services_of=view.get("source", status["node_id"]),
+            events=tuple(history.get("events", ())),
             problems=tuple(problems),
         )
 
 
 @frozen
 class Overview:
-    """`status` is None where even this node does not answer; `problems` say what is missing."""
+    """`status` is None where even this node does not answer; `problems` say what is missing.
 
-    status: dict[str, Any] | None
-    why: tuple[str, ...]
-    degraded: tuple[str, ...]
-    queues: dict[str, Any]
-    members: tuple[dict[str, Any], ...]
-    events: tuple[dict[str, Any], ...]
-    problems: tuple[str, ...]
+    `services` are those of the node `services_of`: the leader, if one is known.
+    """
 
-    @classmethod
-    def empty(cls) -> Overview:
-        return cls(None, (), (), {}, (), (), ())
+    status: dict[str, Any] | None = None
+    why: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
+    queues: dict[str, Any] = field(factory=dict)
+    members: tuple[dict[str, Any], ...] = ()
+    services: tuple[dict[str, Any], ...] = ()
+    services_of: str = ""
+    events: tuple[dict[str, Any], ...] = ()
+    problems: tuple[str, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import trio
 from attrs import frozen
@@ -34,6 +35,8 @@ class Applier:
 
     def __init__(self, machine: Machine, features: int) -> None:
         self.machine = machine
+        self.took: Callable[[float], None] = lambda seconds: None
+        """Told how long it took to apply what was committed together."""
         self._features = features
         self.applied = trio.Event()
         self._proposed: dict[int, _Proposed] = {}
@@ -69,6 +72,7 @@ class Applier:
     def apply(self, entries: Sequence[Entry]) -> None:
         """Raises NewerFormat where a level is in force that this node does not know, and
         DataDamaged for an entry that no version of nefia has written."""
+        began = time.perf_counter()
         for entry in entries:
             proposed = self._proposed.pop(entry.index, None)
             if proposed is not None and proposed.term == entry.term:
@@ -84,6 +88,7 @@ class Applier:
             else:
                 require_known(entry.payload.features, self._features)
                 self.machine.configure(entry.index, entry.term, entry.payload)
+        self.took(time.perf_counter() - began)
         self._answer_reads()
         self.applied.set()
         self.applied = trio.Event()

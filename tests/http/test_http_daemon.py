@@ -24,11 +24,13 @@ LOOK_MS = 3000
 """For so long the browser lets the page live before it is looked at."""
 
 
-def observable(daemon: Daemon) -> str:
-    """Have it listen; returns where."""
+def observable(daemon: Daemon, events_port: int) -> str:
+    """Have it listen, and run a service when it leads; returns where it listens."""
     [port] = free_ports(1)
     config = json.loads(daemon.config.read_text())
     config["http"] = {"listen": f"127.0.0.1:{port}"}
+    events = {"name": "events", "kind": "reactor", "listen": f"127.0.0.1:{events_port}"}
+    config["services"] = [events]
     daemon.config.write_text(json.dumps(config))
     return f"http://127.0.0.1:{port}"
 
@@ -40,7 +42,8 @@ def three() -> Iterator[tuple[Cluster, dict[str, str]]]:
         tempfile.TemporaryDirectory(prefix="nefia-") as directory,
         new_cluster(Path(directory)) as cluster,
     ):
-        at = {daemon.node_id: observable(daemon) for daemon in cluster.daemons}
+        [port] = free_ports(1)
+        at = {daemon.node_id: observable(daemon, port) for daemon in cluster.daemons}
         yield cluster.form(), at
 
 
@@ -58,6 +61,12 @@ def text(url: str) -> str:
         return str(answer.read().decode())
 
 
+def count(metrics: str, name: str) -> float:
+    """The value of a metric without labels."""
+    [line] = [line for line in metrics.splitlines() if line.startswith(f"nefia_{name} ")]
+    return float(line.split()[1])
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 def test_the_page_in_a_browser(three: tuple[Cluster, dict[str, str]], tmp_path: Path) -> None:
     """It runs under its own policy, and shows what there is; a screenshot is left behind."""
@@ -68,6 +77,8 @@ def test_the_page_in_a_browser(three: tuple[Cluster, dict[str, str]], tmp_path: 
     for shown in (">healthy<", f">{leader.node_id}<", "node-3", "Follower", "&lt;b&gt;mail"):
         assert shown in dom, shown
     assert f"{leader.node_id} leads in term" in dom
+    assert f">Services on {leader.node_id}<" in dom
+    assert '<span class="good">running</span>' in dom
 
     silent = next(daemon for daemon in cluster.daemons if daemon is not leader)
     with paused(silent):
@@ -113,14 +124,22 @@ def test_load_balancers_follow_the_leader(three: tuple[Cluster, dict[str, str]])
     assert "nefia_is_leader 1.0" in metrics
     assert 'nefia_queue_tasks{queue="mail",state="pending"} 1.0' in metrics
     assert f'nefia_peer_lag_entries{{peer="{others[0].node_id}"}} 0.0' in metrics
-    written = next(line for line in metrics.splitlines() if "log_write_seconds_count" in line)
-    assert float(written.split()[1]) > 0
+    assert count(metrics, "log_write_seconds_count") > 0
+
+    assert count(metrics, "apply_seconds_count") > 0
+    won = [count(text(at[node] + "/metrics"), "elections_won_total") for node in at]
+    assert sum(won) >= 1
+    overviews = [json.loads(text(at[node] + "/api/overview")) for node in at]
+    assert {each["services_of"] for each in overviews} == {leader.node_id}
+    assert {each["services"][0]["state"] for each in overviews} == {"running"}
 
     leader.kill()
     found = until(
         lambda: next((o for o in others if code(at[o.node_id] + "/leader") == 200), None),
         "a new leader takes the traffic",
     )
+    won_later = count(text(at[found.node_id] + "/metrics"), "elections_won_total")
+    assert won_later > won[[*at].index(found.node_id)]
     [last] = [other for other in others if other is not found]
     found.kill()
     until(lambda: code(at[last.node_id] + "/readyz") == 503, "the last one is not ready")
@@ -131,7 +150,7 @@ def test_load_balancers_follow_the_leader(three: tuple[Cluster, dict[str, str]])
 def test_an_address_that_is_taken_is_a_mistake_of_the_configuration(place: Path) -> None:  # noqa: F811
     with new_cluster(place, 2) as cluster:
         first, second = cluster.daemons
-        observable(first)
+        observable(first, *free_ports(1))
         config = json.loads(second.config.read_text())
         config["http"] = json.loads(first.config.read_text())["http"]
         second.config.write_text(json.dumps(config))

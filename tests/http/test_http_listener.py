@@ -20,14 +20,14 @@ from nefia.http.serving import HttpListener
 from tests.admin.statuses import BOTH, NONE, status
 from tests.end_to_end.cluster import free_ports
 from tests.http.asking import get
-from tests.http.test_http_pure import LEADER, MEMBERS, QUEUE
+from tests.http.test_http_pure import LEADER, MEMBERS, QUEUE, VPN
 
 pytestmark = pytest.mark.timeout(30)
 
 Answers = dict[str, dict[str, Any] | NefiaError]
 WELL: Answers = {
     "status": LEADER,
-    "members": {"members": MEMBERS},
+    "members": {"members": MEMBERS, "services": [VPN], "source": "node-2"},
     "queue_stats": {"queues": {"mail": QUEUE}},
     "history": {"events": []},
 }
@@ -134,6 +134,7 @@ async def test_the_overview_is_made_once_for_many() -> None:
     assert overview["why"][0].startswith("node-1 leads in term 7")
     assert overview["degraded"] == []
     assert overview["queues"] == {"mail": QUEUE}
+    assert (overview["services_of"], overview["services"]) == ("node-2", [VPN])
 
 
 async def test_the_overview_says_what_is_missing() -> None:
@@ -141,6 +142,7 @@ async def test_the_overview_says_what_is_missing() -> None:
     async with listening(canned) as port:
         overview = json.loads((await get(port, "/api/overview")).body)
     assert overview["members"] == []
+    assert overview["services_of"] == "node-1"
     assert overview["problems"] == ["members: no_leader: no leader is known"]
 
 

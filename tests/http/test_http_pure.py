@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ruamel.yaml import YAML
 
 from nefia.http.health import not_following, not_leading, not_ready
 from nefia.http.metrics import Meters
+from nefia.raft.effects import LeaderChanged, RoleChanged
+from nefia.raft.roles import Role
 from tests.admin.statuses import BOTH, LEADING, NONE, gone, peer, status
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +123,19 @@ def test_writes_are_counted() -> None:
     assert shown(text, "log_write_seconds_bucket", le="0.002") == 0
     assert shown(text, "log_write_seconds_bucket", le="0.005") == 1
     assert shown(text, "log_write_seconds_count") == 2
+
+
+def test_elections_are_counted() -> None:
+    meters = Meters()
+    for old, new in pairwise(
+        (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.PRE_CANDIDATE, Role.CANDIDATE)
+    ):
+        meters.heed(RoleChanged(old, new, 2, None, ""))
+    meters.heed(RoleChanged(Role.CANDIDATE, Role.LEADER, 2, "node-1", ""))
+    meters.heed(LeaderChanged(2, "node-1"))
+    text = meters.exposition(None, [], {})
+    assert shown(text, "elections_begun_total") == 2
+    assert shown(text, "elections_won_total") == 1
 
 
 @pytest.mark.parametrize(
