@@ -90,7 +90,9 @@ def program(document: str, name: str) -> str:
 
 
 def commands(block: Block) -> Iterator[tuple[str, str]]:
-    """(command, what it prints or empty), of an `sh` or `console` block."""
+    """(command, what it prints or empty), of an `sh` or `console` block; none of others."""
+    if block.program or block.kind not in ("sh", "console"):
+        return
     if block.kind == "console":
         for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             command, _, output = part.replace("\\\n", " ").partition("\n")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from nefia.admin.why import degradations
 from nefia.config import load
 from tests.end_to_end.cluster import Cluster, Daemon, free_ports, new_cluster, until
 from tests.end_to_end.documents import (
@@ -58,10 +59,11 @@ DAEMON = "nefia daemon"
 ENDLESS = ("nefia watch",)
 """Until Ctrl-C."""
 SHORTER = {
-    "nefia bench  ": "nefia bench --count 200  ",
-    "--duration 10s": "--duration 200ms",
-    "--count 100000": "--count 1000",
-    "--payload 4096": "--payload 4096 --count 200",
+    "nefia bench": "nefia bench --count 200",
+    "nefia bench --in-flight 1 --duration 10s": "nefia bench --in-flight 1 --count 50",
+    "nefia bench --in-flight 256 --duration 10s": "nefia bench --in-flight 256 --count 1000",
+    "nefia bench --batch 100 --count 100000": "nefia bench --batch 100 --count 1000",
+    "nefia bench --payload 4096 -o json": "nefia bench --payload 4096 --count 200 -o json",
 }
 """What would take too long as it stands."""
 NOT_OURS = {"scrape_configs": "Prometheus'"}
@@ -89,7 +91,7 @@ def test_every_block_says_what_it_is(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_command_line_is_as_documented(document: str) -> None:
-    shown = [c for b in blocks(document) if not b.program for c, _ in run_of(b)]
+    shown = [command for block in blocks(document) for command, _ in commands(block)]
     for command in (*shown, *inline_commands(document)):
         if not command.startswith("npx "):  # whose own options come behind ours
             assert misuse(command) == "", command
@@ -113,13 +115,9 @@ def assert_ours(settings: dict[str, Any]) -> None:
 
 
 def test_nothing_is_left_out_without_need() -> None:
-    shown = [c for document in DOCUMENTS for block in blocks(document) for c, _ in run_of(block)]
+    shown = [c for document in DOCUMENTS for block in blocks(document) for c, _ in commands(block)]
     unused = {begin for begin in NOT_RUN if not any(c.startswith(begin) for c in shown)}
     assert unused == set()
-
-
-def run_of(block: Block) -> list[tuple[str, str]]:
-    return list(commands(block)) if block.kind in ("sh", "console") and not block.program else []
 
 
 class Reader:
@@ -134,7 +132,6 @@ class Reader:
             "/backup": str(place),
             "/usr/local/bin/app": "/bin/true",
             "eth0": "lo",
-            **SHORTER,
         }
         self._addresses = {
             f"10.99.0.{number}:9700": daemon.address
@@ -151,7 +148,7 @@ class Reader:
     def follow(self, block: Block) -> None:
         if (block.document, block.kind) == (NOT_WELL, "console"):
             return
-        for command, output in run_of(block):
+        for command, output in commands(block):
             if any(map(command.startswith, NOT_RUN)):
                 continue
             if "jq" in command and which("jq") is None:
@@ -163,7 +160,7 @@ class Reader:
             if output:
                 self.compare(block, command, output, self._leader)
             elif bare not in self._ran:
-                self._run(self._here(bare), str(block))
+                self._run(self._here(SHORTER.get(bare, bare)), str(block))
             self._ran.add(bare)
 
     def compare(self, block: Block, command: str, output: str, node: Daemon) -> None:
@@ -229,6 +226,10 @@ class Reader:
             argv, cwd=self.work, env=environment, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, f"{where}: {command}\n{done.stdout}{done.stderr}"
+
+    def settle(self) -> None:
+        """Until nothing is amiss: services, for instance, take a moment to start."""
+        until(lambda: not degradations(self._leader.status()), "all is well")
 
     def write_nodes(self, example: Block) -> None:
         """nefia.yaml of the first node as it stands in the README, and the others' after it."""
@@ -302,8 +303,8 @@ def test_everything_works_as_written(place: Path) -> None:
                 if block.text.startswith("cluster:") and not cluster.running:
                     reader.write_nodes(block)
                 reader.follow(block)
+            reader.settle()
             if document == "README.md":
-                cluster.wait_healthy()
                 reader.fail_tasks()
         reader.provide_files()
         for document in DOCUMENTS:
