@@ -46,8 +46,10 @@ async def begin_behind_snapshot(
     """
     stored = await store.load(MEMORY_BYTES)
     log = log_of(stored)
-    require_known(log.configuration.features, features)
-    place, built = await _newest_state(store, stored, build, features)
+    places = (info.place for info in store.snapshots.found)  # one may be ahead of the log
+    for configuration in (log.configuration, *(place.configuration for place in places)):
+        require_known(configuration.features, features)
+    place, built = await _newest_state(store, stored, build)
     if place is not None and log.term_at(place.index) != place.term:
         # The snapshot holds what was committed and is not in this log: because it came from a
         # leader, or because it was written sooner than the entries. The log begins anew behind it.
@@ -61,13 +63,12 @@ async def begin_behind_snapshot(
 
 
 async def _newest_state(
-    store: LogStore, stored: Stored, build: Build[T], features: int
+    store: LogStore, stored: Stored, build: Build[T]
 ) -> tuple[SnapshotMeta | None, T | None]:
     base_index = stored.first_index - 1
     for info in store.snapshots.found:
         if info.place.index < base_index:
             break
-        require_known(info.place.configuration.features, features)
         try:
             built = await store.snapshots.restore(info, build)
         except DataDamaged as error:

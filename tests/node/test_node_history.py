@@ -11,7 +11,7 @@ from attrs import evolve
 from nefia.errors import InvalidArgument, NewerFormat, NotMember, WouldLoseQuorum
 from nefia.node.caretaker import MIN_VOTERS_AFTER_CLEANUP
 from tests.node.cluster import SETTINGS, Cluster
-from tests.node.snapshots import FEW, base_index, fill
+from tests.node.snapshots import FEW, base_index, fill, held
 
 DEAD_AFTER_SECONDS = 12.0
 
@@ -191,6 +191,21 @@ async def test_an_older_node_does_not_start_on_newer_data(nodes: Cluster) -> Non
     await nodes.until(nodes.is_calm)
 
 
+async def test_an_older_node_does_not_start_on_a_newer_snapshot(nodes: Cluster) -> None:
+    """One that is ahead of the log, as when a node dies while it is brought one."""
+    nodes.settings = evolve(SETTINGS, snapshots=FEW)
+    await nodes.form("n1")
+    await fill(nodes, 2 * FEW.threshold)
+    await nodes.until(lambda: held(nodes, "n1"))
+    await nodes.start("n2")
+    nodes.crash("n2")
+    snapshots = nodes.disks["n2"].shelf.snapshots
+    snapshots.update(nodes.disks["n1"].shelf.snapshots)
+    nodes.settings = evolve(SETTINGS, features=0)
+    with pytest.raises(NewerFormat):
+        await nodes.restart("n2")
+
+
 async def test_an_older_node_takes_no_newer_snapshot(nodes: Cluster) -> None:
     """It would take for damaged what it cannot read."""
     nodes.settings = evolve(SETTINGS, snapshots=FEW)
@@ -202,7 +217,7 @@ async def test_an_older_node_takes_no_newer_snapshot(nodes: Cluster) -> None:
     await nodes.ask("n1", "add_peer", id="n2", addr="n2:9700", preflight=False, wait=False)
     await nodes.until(lambda: "n2" in nodes.failures)
     assert isinstance(nodes.failures["n2"], NewerFormat)
-    assert nodes.disks["n2"].shelf.staged is None
+    assert held(nodes, "n2") == []
 
 
 async def _met_with(nodes: Cluster, name: str, level: int) -> None:
