@@ -37,6 +37,7 @@ PROGRAMS = {
     "worker.py": "test_worker_docs.py",
     "worker.sh": "test_worker_docs.py",
     "beacon.py": "test_reactor.py",
+    "counter.py": "test_embedding.py",
 }
 """And the test beside this one that runs them."""
 NOT_RUN = {

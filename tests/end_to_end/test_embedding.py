@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from base64 import b64decode, b64encode
@@ -13,9 +12,8 @@ import pytest
 
 from nefia.errors import NefiaError, Refused
 from tests.end_to_end.cluster import Daemon, new_cluster, until
+from tests.end_to_end.documents import program
 from tests.end_to_end.embedded import COUNTER
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "embedding.md"
 
 
 class Counting(Daemon):
@@ -48,8 +46,7 @@ def counted_again(node: Daemon, what: str, request_id: str) -> int | None:
 
 
 def test_the_document_shows_the_example() -> None:
-    found = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert COUNTER.read_text(encoding="utf-8") in found
+    assert program("docs/embedding.md", "counter.py") == COUNTER.read_text(encoding="utf-8")
 
 
 def test_the_example(place: Path) -> None:
