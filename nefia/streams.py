@@ -1,9 +1,10 @@
-"""Sending without waiting, where the stream is a plain socket."""
+"""Shorter ways to the kernel, where a stream is a plain socket."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 from trio.abc import Stream
@@ -22,3 +23,19 @@ def send_now(stream: Stream, parts: Sequence[bytes]) -> int:
         return os.writev(stream.socket.fileno(), parts)
     except OSError:
         return 0
+
+
+async def receive(stream: Stream, most_bytes: int) -> bytes | bytearray:
+    """As `stream.receive_some`, which first tries in vain: whoever reads all has to wait for more.
+
+    Raises BrokenResourceError and ClosedResourceError.
+    """
+    if type(stream) is not trio.SocketStream:
+        return await stream.receive_some(most_bytes)
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(stream.socket)
+            with suppress(BlockingIOError):
+                return os.read(stream.socket.fileno(), most_bytes)
+    except OSError as error:
+        raise trio.BrokenResourceError(f"socket connection broken: {error}") from error

@@ -40,7 +40,7 @@ from nefia.admin.protocol import (
 )
 from nefia.errors import DataInUse, DiskFailed, InvalidConfiguration, NefiaError, Overloaded
 from nefia.errors import Permission as PermissionRefused
-from nefia.streams import send_now
+from nefia.streams import receive, send_now
 
 MAX_CONNECTIONS = 512
 MAX_IN_FLIGHT_PER_CONNECTION = 4096
@@ -127,7 +127,7 @@ class _Connection:
 
     async def read(self) -> None:
         try:
-            while data := await self._stream.receive_some(READ_CHUNK_BYTES):
+            while data := await receive(self._stream, READ_CHUNK_BYTES):
                 for line in self._lines.feed(data):
                     if self._in_flight >= MAX_IN_FLIGHT_PER_CONNECTION:
                         await self._room_in_flight()

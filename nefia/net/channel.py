@@ -14,7 +14,7 @@ from trio.abc import Stream
 
 from nefia.clock import NodeClock
 from nefia.net.frames import FRAME_OVERHEAD_BYTES, Frame, FrameReader, Kind, header
-from nefia.streams import send_now
+from nefia.streams import receive, send_now
 from nefia.wire import Malformed
 
 RECEIVE_BYTES = 64 * 1024
@@ -58,7 +58,7 @@ class Channel:
     async def receive_one(self) -> Frame:
         while (frame := self._reader.next()) is None:
             try:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
+                data = await receive(self._stream, RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise Cut(_why(error)) from error
             if not data:
