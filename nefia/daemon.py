@@ -205,6 +205,7 @@ class Daemon:
             lambda task_status: serve_admin(
                 socket_path,
                 self.handle,
+                proceed=self._proceed,
                 group=self._config.admin_group,
                 task_status=task_status,
             )
@@ -246,6 +247,11 @@ class Daemon:
         except NefiaError as error:
             reply(error)
             return None
+
+    def _proceed(self) -> None:
+        """What the admin server has handed over is all there is for now."""
+        if self._node is not None:
+            self._node.proceed()
 
     def _acting(self, request: Request) -> Actions:
         if not self._config.cluster.enabled and request.action in CLUSTER_ACTIONS:

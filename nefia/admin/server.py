@@ -18,7 +18,7 @@ import os
 import select
 import socket
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -64,10 +64,13 @@ async def serve_admin(
     path: str | Path,
     handler: Handler,
     *,
+    proceed: Callable[[], None] = lambda: None,
     group: str | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. `path` is the socket's; members of `group` may use it too.
+
+    `proceed` is called when `handler` has been given all requests that arrived together.
 
     Raises DataInUse if another daemon serves there, InvalidConfiguration if the path or the group
     cannot be, Permission or DiskFailed if the socket cannot be made.
@@ -78,7 +81,7 @@ async def serve_admin(
         async def serve(stream: trio.SocketStream) -> None:
             if slots.take():
                 try:
-                    await serve_connection(stream, handler)
+                    await serve_connection(stream, handler, proceed)
                 finally:
                     slots.give_back()
             else:
@@ -87,10 +90,12 @@ async def serve_admin(
         await trio.serve_listeners(serve, [listener], task_status=task_status)
 
 
-async def serve_connection(stream: trio.abc.Stream, handler: Handler) -> None:
+async def serve_connection(
+    stream: trio.abc.Stream, handler: Handler, proceed: Callable[[], None] = lambda: None
+) -> None:
     """Serve one client on `stream` until it leaves, and close the stream."""
     async with stream, trio.open_nursery() as nursery:
-        connection = _Connection(stream, handler, nursery)
+        connection = _Connection(stream, handler, proceed, nursery)
         nursery.start_soon(connection.write)
         nursery.start_soon(connection.read)
 
@@ -112,9 +117,16 @@ class _Slots:
 class _Connection:
     """One client. A request holds its place in flight until its answer is in the socket."""
 
-    def __init__(self, stream: trio.abc.Stream, handler: Handler, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        handler: Handler,
+        proceed: Callable[[], None],
+        nursery: trio.Nursery,
+    ) -> None:
         self._stream = stream
         self._handler = handler
+        self._proceed = proceed
         self._nursery = nursery
         self._lines = LineBuffer()
         self._in_flight = 0
@@ -130,13 +142,16 @@ class _Connection:
             while data := await receive(self._stream, READ_CHUNK_BYTES):
                 for line in self._lines.feed(data):
                     if self._in_flight >= MAX_IN_FLIGHT_PER_CONNECTION:
+                        self._proceed()
                         await self._room_in_flight()
                     self._take(line)
+                self._proceed()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._cut()
             return
         for line in self._lines.finish():
             self._take(line)
+        self._proceed()
         self._read_all = True
         self._work.set()
         if _hung_up(self._stream):

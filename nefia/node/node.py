@@ -238,6 +238,10 @@ class Node:
         """See `Replica.propose`."""
         self._replica.propose(command, request_id, settle)
 
+    def proceed(self) -> None:
+        """See `Replica.proceed`."""
+        self._replica.proceed()
+
     async def change(self, command: Command, request_id: str) -> Outcome:
         """The outcome of `propose`, which may be a refusal; its errors are raised."""
         return await self._replica.change(command, request_id)

@@ -1,7 +1,7 @@
 """The driver of the pure core: inputs in, effects out, one pass for all that has gathered.
 
-A peer's messages and a finished write are given to the core by the task that brings them, whatever
-else has gathered with them; the loop of `run` makes the passes that timers and proposals need.
+Messages, a finished write and proposals are given to the core by the task that brings them, with
+whatever else has gathered; the loop of `run` makes the passes that timers need.
 Nothing here decides anything about the protocol.
 """
 
@@ -167,20 +167,24 @@ class Replica:
 
         That is NotLeader, NoLeader or NoQuorum if nothing was changed, and OutcomeUnknown if the
         change was proposed and not confirmed within the apply timeout. Raises NotInitialized,
-        NotLeader, NoLeader and Overloaded at once.
+        NotLeader, NoLeader and Overloaded at once. To be followed by `proceed`.
         """
         if self.raft.leader is None:
             self.require_member()
             raise self.not_leader()
         deadline = self._clock.now() + self._apply_timeout
         self._proposals.add(command, request_id, settle, deadline)
-        if not self.raft.write_is_out:  # else its end brings the next turn
-            self._wake.set()
+
+    def proceed(self) -> None:
+        """Whoever has proposed has no more that could go into the same entry."""
+        if self._proposals and not self.raft.write_is_out:  # else its end brings the next turn
+            self._turn()
 
     async def change(self, command: Command, request_id: str = "") -> Outcome:
         """The outcome of `propose`, whose errors are raised."""
         promise: Promise[Outcome] = Promise()
         self.propose(command, request_id, promise.settle)
+        self.proceed()
         return await promise.wait()
 
     def read(self) -> Promise[Machine]:
