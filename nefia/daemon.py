@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from random import SystemRandom
+from random import Random
 from typing import TYPE_CHECKING
 
 import structlog
@@ -344,7 +344,7 @@ class Daemon:
             store=store,
             clock=self._clock,
             network=self._network,
-            random=SystemRandom(),
+            random=Random(),  # its seed is the kernel's
             answer=self.answer,
             host=self._host,
         )

@@ -265,9 +265,10 @@ class Acceptor:
             raise end
 
     async def _read(self, inbound: Inbound) -> None:
+        me = self._setting.local().node_id
         while True:
             frames = await inbound.channel.receive()
-            messages = [self._message(f, inbound) for f in frames if f.kind is Kind.MESSAGE]
+            messages = [_message(f, inbound.peer, me) for f in frames if f.kind is Kind.MESSAGE]
             if not self._answers_count(inbound):
                 messages = [m for m in messages if not isinstance(m, ANSWERS)]
             if messages:
@@ -295,14 +296,6 @@ class Acceptor:
         link = self._links.get(inbound.peer)
         return link is None or not differ(link.target.instance, inbound.hello.instance_id)
 
-    def _message(self, frame: Frame, inbound: Inbound) -> Message:
-        message = MESSAGES.decode(frame.body)
-        if message.sender != inbound.peer:
-            raise Malformed(f"a message in the name of {message.sender} from {inbound.peer}")
-        if message.recipient != self._setting.local().node_id:
-            raise Malformed(f"a message of {inbound.peer} for {message.recipient}")
-        return message
-
     async def _watch(self, inbound: Inbound) -> None:
         """Say that we hear the peer whenever we have; end the lane when it falls silent.
 
@@ -318,3 +311,12 @@ class Acceptor:
                 channel.post(Kind.PONG)
             elif clock.now() - alive_at > self._setting.transport_timeout_seconds:
                 raise Cut("nothing heard within the transport timeout")
+
+
+def _message(frame: Frame, peer: str, me: str) -> Message:
+    message = MESSAGES.decode(frame.body)
+    if message.sender != peer:
+        raise Malformed(f"a message in the name of {message.sender} from {peer}")
+    if message.recipient != me:
+        raise Malformed(f"a message of {peer} for {message.recipient}")
+    return message
