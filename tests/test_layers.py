@@ -79,6 +79,7 @@ PURE_IMPORTS = {
             "collections",
             "collections.abc",
             "enum",
+            "functools.lru_cache",
             "hashlib",
             "heapq",
             "immutables",

@@ -124,6 +124,10 @@ def _users_queue(name: str, value: Any) -> str:
     return queue
 
 
+def _users_queue_name(name: str, value: Any) -> str:
+    return _users_queue(name, value) or _name(name, value)
+
+
 def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(name, "true or false", value)
@@ -152,7 +156,7 @@ def _json(_: str, value: Any) -> bytes:
 
 TEXT = Kind("string", _any_text)
 NAME = Kind("string, not empty", _name)
-QUEUE = Kind(NAME.label, lambda name, value: _users_queue(name, _name(name, value)))
+QUEUE = Kind(NAME.label, _users_queue_name)
 QUEUE_OR_ANY = Kind(TEXT.label, _users_queue)
 BOOLEAN = Kind("boolean", _boolean)
 INTEGER = Kind("integer", _integer)

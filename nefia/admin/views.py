@@ -45,13 +45,26 @@ def event_view(event: Event) -> dict[str, Any]:
     }
 
 
+class _Instants(dict[int, str]):
+    """By cluster time: the tasks of a batch share most of theirs."""
+
+    def __init__(self, offset_ms: int) -> None:
+        super().__init__()
+        self._offset_ms = offset_ms
+
+    def __missing__(self, cluster_ms: int) -> str:
+        if len(self) >= MAX_REMEMBERED_INSTANTS:
+            self.clear()
+        shown = self[cluster_ms] = instant(cluster_ms + self._offset_ms)
+        return shown
+
+
 class Views:
     """`offset_ms` is the wall clock minus the cluster time, now: instants are shown with it."""
 
     def __init__(self, offset_ms: int) -> None:
         self.offset_ms = offset_ms
-        self._instants: dict[int, str] = {}
-        """By cluster time: the tasks of a batch share most of theirs."""
+        self._instants = _Instants(offset_ms)
 
     def session(self, session: Session) -> dict[str, Any]:
         return {
@@ -62,9 +75,9 @@ class Views:
             "user": session.user,
             "shell": session.shell,
             "labels": session.labels,
-            "created_at": self._instant(session.created_ms),
-            "last_used_at": self._instant(session.last_used_ms),
-            "expires_at": self._instant(session.expires_ms),
+            "created_at": self._instants[session.created_ms],
+            "last_used_at": self._instants[session.last_used_ms],
+            "expires_at": self._instants[session.expires_ms],
         }
 
     def task(self, task: Task) -> dict[str, Any]:
@@ -74,7 +87,7 @@ class Views:
             "host": task.host,
             "payload": msgspec.Raw(task.payload),
             "priority": task.priority,
-            "run_at": self._instant(task.run_at_ms),
+            "run_at": self._instants[task.run_at_ms],
             "attempt": task.attempt,
             "max_attempts": task.max_attempts,
             "key": task.key,
@@ -84,8 +97,8 @@ class Views:
             "lease_expires_at": self._instant_or_none(task.lease_expires_ms),
             "result": msgspec.Raw(task.result) if task.result else None,
             "error": task.error,
-            "created_at": self._instant(task.created_ms),
-            "updated_at": self._instant(task.updated_ms),
+            "created_at": self._instants[task.created_ms],
+            "updated_at": self._instants[task.updated_ms],
             "finished_at": self._instant_or_none(task.finished_ms),
         }
 
@@ -107,9 +120,9 @@ class Views:
             "done": stats.done,
             "dead": stats.dead,
             "cancelled": stats.cancelled,
-            "oldest_pending_at": None if oldest_ms is None else self._instant(oldest_ms),
+            "oldest_pending_at": None if oldest_ms is None else self._instants[oldest_ms],
             "ready": stats.ready,
-            "oldest_ready_at": None if ready_ms is None else self._instant(ready_ms),
+            "oldest_ready_at": None if ready_ms is None else self._instants[ready_ms],
             "per_minute": {
                 "pushed": round(rates.pushed, 1),
                 "claimed": round(rates.claimed, 1),
@@ -135,10 +148,10 @@ class Views:
             "attempt": record.attempt,
             "worker": record.worker,
             "token": record.token,
-            "run_at": self._instant(record.run_at_ms),
+            "run_at": self._instants[record.run_at_ms],
             "lease_expires_at": self._instant_or_none(record.lease_expires_ms),
             "error": record.error,
-            "updated_at": self._instant(record.updated_ms),
+            "updated_at": self._instants[record.updated_ms],
         }
         return {"event": "queue", "change": event.change, "task": shown}
 
@@ -148,13 +161,5 @@ class Views:
     def tasks(self, tasks: Iterable[Task]) -> list[dict[str, Any]]:
         return [self.task(task) for task in tasks]
 
-    def _instant(self, cluster_ms: int) -> str:
-        shown = self._instants.get(cluster_ms)
-        if shown is None:
-            if len(self._instants) >= MAX_REMEMBERED_INSTANTS:
-                self._instants.clear()
-            shown = self._instants[cluster_ms] = instant(cluster_ms + self.offset_ms)
-        return shown
-
     def _instant_or_none(self, cluster_ms: int) -> str | None:
-        return self._instant(cluster_ms) if cluster_ms else None
+        return self._instants[cluster_ms] if cluster_ms else None

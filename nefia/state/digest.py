@@ -28,7 +28,13 @@ MAX_UNCOUNTED_RECORDS = 2048
 """Changed records that wait for the digest; some milliseconds of hashing."""
 
 
-_names: dict[type, bytes] = {}
+class _Names(dict[type, bytes]):
+    def __missing__(self, kind: type) -> bytes:
+        self[kind] = name = kind.__name__.encode()
+        return name
+
+
+_names = _Names()
 _fields: dict[type, Callable[[object], object]] = {}
 
 
@@ -79,10 +85,8 @@ def hash_of(record: attrs.AttrsInstance | Struct) -> int:
         encoded = _pack_quickly(record)
     except (OverflowError, UnicodeEncodeError):
         encoded = canonical(record)
-    name = _names.get(type(record)) or _names.setdefault(
-        type(record), type(record).__name__.encode()
-    )
-    return int.from_bytes(blake2b(name + encoded, digest_size=DIGEST_BYTES).digest(), "big")
+    named = _names[type(record)] + encoded
+    return int.from_bytes(blake2b(named, digest_size=DIGEST_BYTES).digest(), "big")
 
 
 class Counted(Generic[K, R]):

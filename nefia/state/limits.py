@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from nefia.errors import InvalidArgument, TooLarge
 from nefia.state import commands
@@ -208,12 +209,18 @@ def _update_session(command: commands.UpdateSession) -> None:
 
 def _new_task(task: commands.NewTask) -> None:
     _json("payload", task.payload, MAX_PAYLOAD_BYTES)
-    _name("queue", task.queue)
-    _text("host", task.host, MAX_HOST_BYTES)
     _text("key", task.key, MAX_KEY_BYTES)
-    _between("priority", task.priority, -MAX_PRIORITY, MAX_PRIORITY)
-    _lasts("delay", task.delay_ms, 0, MAX_DELAY_MS)
-    _between("max_attempts", task.max_attempts, 1, MAX_ATTEMPTS)
+    _terms(task.queue, task.host, task.priority, task.delay_ms, task.max_attempts)
+
+
+@lru_cache(maxsize=1024)
+def _terms(queue: str, host: str, priority: int, delay_ms: int, max_attempts: int) -> None:
+    """What most tasks have in common with others, and so is looked at once for all of them."""
+    _name("queue", queue)
+    _text("host", host, MAX_HOST_BYTES)
+    _between("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
+    _lasts("delay", delay_ms, 0, MAX_DELAY_MS)
+    _between("max_attempts", max_attempts, 1, MAX_ATTEMPTS)
 
 
 def _push(command: commands.PushTasks) -> None:
@@ -221,7 +228,7 @@ def _push(command: commands.PushTasks) -> None:
         raise InvalidArgument("There is no task to push.")
     if len(command.tasks) > MAX_PUSH_TASKS:
         raise TooLarge(f"At most {MAX_PUSH_TASKS} tasks can be pushed at once.")
-    _at_most("tasks", sum(len(task.payload) for task in command.tasks), MAX_PUSH_BYTES)
+    _at_most("tasks", sum([len(task.payload) for task in command.tasks]), MAX_PUSH_BYTES)
     for task in command.tasks:
         _new_task(task)
 

@@ -85,6 +85,8 @@ class Machine:
         self.replaced = 0
         """How often another state was put in place of this one, unseen by those who watch."""
         self._handlers = self._bound_handlers()
+        self._nothing_overdue = False
+        """At `time_ms`. A push leaves that as it is; any other command may not."""
 
     def _bound_handlers(self) -> dict[type[Command], Callable[..., Outcome]]:
         queue = self._queue
@@ -128,10 +130,12 @@ class Machine:
         now = self.time_ms
         if change.time_ms > now:
             self.time_ms = now = change.time_ms
-        self._sessions.expire(now - now % self._session_gc_ms)
-        self._queue.expire(now)
-        self._requests.expire(now)
+            self._nothing_overdue = False
+        if not self._nothing_overdue:
+            self._nothing_overdue = self._expire(now)
         command, request_id = change.command, change.request_id
+        if type(command) is not commands.PushTasks:
+            self._nothing_overdue = False
         if not request_id:
             return self._handlers[type(command)](command, now)
         outcome = self._requests.first_outcome(request_id, command, now)
@@ -139,6 +143,15 @@ class Machine:
             outcome = self._handlers[type(command)](command, now)
             self._requests.remember(request_id, command, outcome, now)
         return outcome
+
+    def _expire(self, now: int) -> bool:
+        """Whether nothing is overdue any more."""
+        ended = (
+            self._sessions.expire(now - now % self._session_gc_ms),
+            self._queue.expire(now),
+            self._requests.expire(now),
+        )
+        return all(ended)
 
     def configure(self, index: int, term: int, configuration: Configuration) -> None:
         """Entry `index` of `term` holds a configuration. In a new epoch tokens begin there too."""

@@ -253,12 +253,17 @@ class Queue:
 
     # Time.
 
-    def expire(self, now: int) -> None:
-        """Delayed tasks get ready, lost leases end, finished tasks go; a bounded number of each."""
+    def expire(self, now: int) -> bool:
+        """Delayed tasks get ready, lost leases end, finished tasks go; a bounded number of each.
+
+        Whether nothing is overdue any more.
+        """
         later = self.index.later
+        all_ready = False
         for _ in range(MAX_EXPIRIES_PER_APPLY):
             if not later or later[0][0] > now:
                 self.index.ready_before = (now + 1, 0)
+                all_ready = True
                 break
             task = self.table[later[0][1]]
             if task.state is TaskState.LEASED:
@@ -268,6 +273,8 @@ class Queue:
         for has_key, finished in self.index.finished.items():
             if finished and finished[0][0] + self._kept_ms(has_key) <= now:
                 self._remove_finished(has_key, now)
+        following_ms = self.next_expiry_ms
+        return all_ready and (following_ms is None or following_ms > now)
 
     def _kept_ms(self, has_key: bool) -> int:
         return max(self.retention_ms, KEY_MEMORY_MS) if has_key else self.retention_ms

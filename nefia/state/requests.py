@@ -105,12 +105,14 @@ class Requests:
         self.table.put(number, request, None)
         self._numbers[request_id] = number
 
-    def expire(self, now: int) -> None:
+    def expire(self, now: int) -> bool:
+        """Whether nothing is overdue any more."""
         for _ in range(MAX_EXPIRIES_PER_APPLY):
             oldest = self._oldest()
             if oldest is None or oldest.expires_ms > now:
-                return
+                return True
             self._forget(self._first)
+        return False
 
     @property
     def next_expiry_ms(self) -> int | None:

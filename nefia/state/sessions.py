@@ -91,11 +91,13 @@ class Sessions:
 
     # Time.
 
-    def expire(self, now: int) -> None:
+    def expire(self, now: int) -> bool:
+        """Whether nothing is overdue any more."""
         for _ in range(MAX_EXPIRIES_PER_APPLY):
             if not self._by_expiry or self._by_expiry[0][0] > now:
-                return
+                return True
             self._remove(self.table.records[self._by_expiry[0][1]])
+        return False
 
     def next_expiry_ms(self, now: int, gc_ms: int) -> int | None:
         """When the next session expires, or those that have are collected, every `gc_ms`."""
