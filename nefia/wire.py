@@ -173,10 +173,6 @@ def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _structure_struct(value: object, kind: Any) -> object:
-    return msgspec.convert(value, kind, strict=True)
-
-
 def _strict_converter() -> Converter:
     converter = Converter()
     factories = (
@@ -191,7 +187,6 @@ def _strict_converter() -> Converter:
         converter.register_unstructure_hook(scalar, _unchanged)
         converter.register_structure_hook(scalar, _exactly(scalar))
     converter.register_unstructure_hook_func(_is_struct, _unchanged)
-    converter.register_structure_hook_func(_is_struct, _structure_struct)
     converter.register_unstructure_hook(float, float)
     converter.register_structure_hook(float, _finite)
     converter.register_unstructure_hook_func(_is_strings, _unchanged)
@@ -257,6 +252,14 @@ def _untrusted(parse: Callable[[Any], T], data: bytes | memoryview) -> T:
         raise Malformed(f"{len(data)} bytes do not decode: {reason}") from error
 
 
+def _parser(kind: type[T]) -> Callable[[memoryview], T]:
+    """What makes a value of a body without its type byte."""
+    if _is_struct(kind):
+        return msgspec.msgpack.Decoder(kind).decode
+    structure = _converter.get_structure_hook(kind)
+    return lambda body: structure(_unpack(body), kind)
+
+
 class Codec(Generic[T]):
     """Encodes the classes of one table, {type byte: class}: frozen attrs of small fields.
 
@@ -270,9 +273,7 @@ class Codec(Generic[T]):
             kind: (bytes([number]), _converter.get_unstructure_hook(kind))
             for number, kind in table.items()
         }
-        self._decoders = {
-            number: (_converter.get_structure_hook(kind), kind) for number, kind in table.items()
-        }
+        self._decoders = {number: _parser(kind) for number, kind in table.items()}
 
     def encode(self, value: T) -> bytes:
         """The type byte and the body.
@@ -290,9 +291,7 @@ class Codec(Generic[T]):
     def _parse(self, data: bytes) -> T:
         if len(data) > MAX_ENCODED_BYTES:
             raise ValueError(f"more than {MAX_ENCODED_BYTES} bytes")
-        structure, kind = self._decoders[data[0]]
-        value: T = structure(_unpack(memoryview(data)[1:]), kind)
-        return value
+        return self._decoders[data[0]](memoryview(data)[1:])
 
 
 MESSAGES: Codec[Message] = Codec(
