@@ -49,7 +49,6 @@ from nefia.state.records import (
 from nefia.state.requests import Requests, with_texts, without_texts
 from nefia.state.restoring import Restoring
 from nefia.state.sessions import Sessions
-from nefia.state.task_index import READY
 
 T = TypeVar("T")
 
@@ -332,13 +331,13 @@ class Machine:
         later for it to happen. None if none is known: what is leased is hoped to be done.
         """
         shelf = self._queue.index.shelf(queue, host)
-        if shelf.places[READY]:
+        if shelf.ready:
             return self.time_ms
         return shelf.delayed[0][0] if shelf.delayed else None
 
     def ready(self, queue: str, host: str) -> int:
         """How many tasks a claim of `queue` and `host` ("": any) could take."""
-        return len(self._queue.index.shelf(queue, host).places[READY])
+        return len(self._queue.index.shelf(queue, host).ready)
 
     def history(self, limit: int) -> list[Event]:
         """The newest events, up to `limit`, the oldest of them first."""

@@ -49,7 +49,7 @@ from nefia.state.records import (
     TasksOutcome,
     TaskState,
 )
-from nefia.state.task_index import DELAYED, KEY_MEMORY_MS, READY, TaskIndex
+from nefia.state.task_index import DELAYED, KEY_MEMORY_MS, TaskIndex
 
 BACKOFF_FIRST_MS = 1_000
 BACKOFF_MAX_MS = 600_000
@@ -161,7 +161,7 @@ class Queue:
         claimed: list[Task] = []
         claimed_bytes = 0
         for _ in range(min(command.limit, MAX_CLAIM_TASKS)):
-            number = shelf.next_ready()
+            number = shelf.ready.next()
             if number is None:
                 break
             task = self.table[number]
@@ -325,7 +325,7 @@ class Queue:
 
     def stats(self, queue: str) -> QueueStats:
         shelf = self.index.shelf(queue, "")
-        ready, delayed = shelf.places[READY], shelf.places[DELAYED]
+        ready, delayed = shelf.ready, shelf.places[DELAYED]
         oldest = [place.first() for place in (ready, delayed) if place]
         return QueueStats(
             **{state.value: shelf.count(state) for state in TaskState},

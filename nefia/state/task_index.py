@@ -50,49 +50,75 @@ _FLOWS = {
 """What a move from one place to another counts as."""
 
 
-class Shelf:
-    """The numbers of its tasks by their places, and whose turn it is.
+class Lines:
+    """The numbers of the ready tasks of a shelf, in a line for each priority."""
 
-    `delayed` says of those at DELAYED when they become ready. `flow` is for a queue's own shelf.
-    """
-
-    __slots__ = ("_lines", "_priorities", "delayed", "flow", "places")
+    __slots__ = ("_count", "_lines", "_priorities")
 
     def __init__(self) -> None:
-        self.places = tuple([NumberSet() for _ in range(6)])
-        self.delayed: SortedList[Turn] = SortedList()
-        self.flow = Flow()
+        self._count = 0
         self._lines = {-COMMON_PRIORITY: NumberSet()}
-        """By the negative of the priority: those at READY."""
+        """By the negative of the priority."""
         self._priorities: SortedList[int] = SortedList([-COMMON_PRIORITY])
 
-    @property
-    def is_empty(self) -> bool:
-        return not any(self.places)
+    def __len__(self) -> int:
+        return self._count
 
-    def count(self, state: TaskState) -> int:
-        return sum(len(self.places[place]) for place in PLACES_OF[state])
-
-    def next_ready(self) -> int | None:
-        """The number of the ready task of the highest priority, and of those the oldest."""
-        for negative in self._priorities:
-            if line := self._lines[negative]:
-                return line.first()
-        return None
-
-    def line_up(self, task: Task) -> None:
+    def add(self, task: Task) -> None:
         line = self._lines.get(-task.priority)
         if line is None:
             line = self._lines[-task.priority] = NumberSet()
             self._priorities.add(-task.priority)
         line.add(task.number)
+        self._count += 1
 
-    def leave_line(self, task: Task) -> None:
+    def remove(self, task: Task) -> None:
         line = self._lines[-task.priority]
         line.remove(task.number)
+        self._count -= 1
         if not line and task.priority != COMMON_PRIORITY:
             del self._lines[-task.priority]
             self._priorities.remove(-task.priority)
+
+    def next(self) -> int | None:
+        """The number of the task of the highest priority, and of those the oldest."""
+        for negative in self._priorities:
+            if line := self._lines[negative]:
+                return line.first()
+        return None
+
+    def first(self) -> int:
+        """The smallest number of lines that are not all empty."""
+        return min([line.first() for line in self._lines.values() if line])
+
+    def above(self, number: int) -> Iterator[int]:
+        """As `NumberSet.above`, whatever the priority."""
+        return merge(*[line.above(number) for line in self._lines.values()])
+
+
+class Shelf:
+    """The numbers of its tasks by their places; `ready` is that of READY, `places` has the others.
+
+    `delayed` says of those at DELAYED when they become ready. `flow` is for a queue's own shelf.
+    """
+
+    __slots__ = ("delayed", "flow", "places", "ready")
+
+    def __init__(self) -> None:
+        self.ready = Lines()
+        self.places = {place: NumberSet() for place in range(DELAYED, CANCELLED + 1)}
+        self.delayed: SortedList[Turn] = SortedList()
+        self.flow = Flow()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.ready and not any(self.places.values())
+
+    def at(self, place: int) -> Lines | NumberSet:
+        return self.ready if place == READY else self.places[place]
+
+    def count(self, state: TaskState) -> int:
+        return sum(len(self.at(place)) for place in PLACES_OF[state])
 
 
 _NOTHING = Shelf()
@@ -189,28 +215,28 @@ class TaskIndex:
         self.ready_before = (task.run_at_ms, task.number + 1)
 
     def _enter(self, task: Task, place: int, shelves: tuple[Shelf, ...]) -> None:
-        number = task.number
+        if place == READY:
+            for shelf in shelves:
+                shelf.ready.add(task)
+            return
         for shelf in shelves:
-            shelf.places[place].add(number)
-            if place == READY:
-                shelf.line_up(task)
-            elif place == DELAYED:
-                shelf.delayed.add((task.run_at_ms, number))
-        if place != READY:
-            line, turn = self._line_of(task, place)
-            line.add(turn)
+            shelf.places[place].add(task.number)
+            if place == DELAYED:
+                shelf.delayed.add((task.run_at_ms, task.number))
+        line, turn = self._line_of(task, place)
+        line.add(turn)
 
     def _leave(self, task: Task, place: int, shelves: tuple[Shelf, ...]) -> None:
-        number = task.number
+        if place == READY:
+            for shelf in shelves:
+                shelf.ready.remove(task)
+            return
         for shelf in shelves:
-            shelf.places[place].remove(number)
-            if place == READY:
-                shelf.leave_line(task)
-            elif place == DELAYED:
-                shelf.delayed.remove((task.run_at_ms, number))
-        if place != READY:
-            line, turn = self._line_of(task, place)
-            line.remove(turn)
+            shelf.places[place].remove(task.number)
+            if place == DELAYED:
+                shelf.delayed.remove((task.run_at_ms, task.number))
+        line, turn = self._line_of(task, place)
+        line.remove(turn)
 
     def _line_of(self, task: Task, place: int) -> tuple[SortedList[Turn], Turn]:
         """Where a task that is not ready waits for what time brings, and as what."""
@@ -239,7 +265,7 @@ class TaskIndex:
         """The numbers above `number` of the tasks that pass the filters, in order."""
         places = range(6) if state is None else PLACES_OF[state]
         shelf = self.shelf(queue, host)
-        return merge(*[shelf.places[place].above(number) for place in places])
+        return merge(*[shelf.at(place).above(number) for place in places])
 
     def queues(self) -> list[str]:
         return sorted(queue for queue, host in self._shelves if queue != ANY and host == ANY)
