@@ -32,10 +32,13 @@ async def receive(stream: Stream, most_bytes: int) -> bytes | bytearray:
     """
     if type(stream) is not trio.SocketStream:
         return await stream.receive_some(most_bytes)
+    descriptor = stream.socket.fileno()
+    if descriptor < 0:
+        raise trio.ClosedResourceError("this socket was already closed")
     try:
         while True:
-            await trio.lowlevel.wait_readable(stream.socket)
+            await trio.lowlevel.wait_readable(descriptor)
             with suppress(BlockingIOError):
-                return os.read(stream.socket.fileno(), most_bytes)
+                return os.read(descriptor, most_bytes)
     except OSError as error:
         raise trio.BrokenResourceError(f"socket connection broken: {error}") from error

@@ -26,6 +26,7 @@ from nefia.errors import (
 )
 from nefia.raft.effects import Write
 from nefia.storage.lmdb_store import LmdbStore
+from nefia.storage.store import Ended
 from tests.end_to_end.cluster import free_ports
 from tests.state.words import Words
 
@@ -220,15 +221,12 @@ def test_a_failed_disk_does_not_end_it(place: Path, monkeypatch: pytest.MonkeyPa
     service = Service()
     write, failures = LmdbStore.begin_write, [DiskFailed("no more")]
 
-    def begin_write(store: LmdbStore, order: Write) -> Callable[[], Awaitable[None]]:
-        ended = write(store, order)
+    def begin_write(store: LmdbStore, order: Write, ended: Ended) -> None:
+        def end(error: Exception | None) -> None:
+            breaks = b"break" in repr(order.entries).encode() and failures
+            ended(failures.pop() if breaks else error)
 
-        async def end() -> None:
-            await ended()
-            if b"break" in repr(order.entries).encode() and failures:
-                raise failures.pop()
-
-        return end
+        write(store, order, end)
 
     async def main() -> None:
         monkeypatch.setattr(LmdbStore, "begin_write", begin_write)

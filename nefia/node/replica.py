@@ -120,9 +120,6 @@ class Replica:
         self._due = math.inf
         """When the timer wakes the loop, at the latest."""
         self._broken: Exception | None = None
-        self._write: tuple[int, Callable[[], Awaitable[None]]] | None = None
-        """The sequence of the write that is out, and what waits for its end."""
-        self._write_due = trio.Event()
         self._messages: list[Message] = []
         self._inputs: list[Callable[[float], None]] = []
         self._proposals = Proposals()
@@ -245,15 +242,20 @@ class Replica:
         """Drive the core for ever. Raises DiskFailed or DataDamaged: the node must start anew."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._follow_configuration()
-            nursery.start_soon(self._run_writes)
-            while self._broken is None:
-                self._due = self._next_deadline()
-                with self._clock.deadline_scope(self._due) as self._timer:
-                    await self._wake.wait()
-                self._wake = trio.Event()
-                self._turn()
-            raise self._broken
+            try:
+                await self._run()
+            finally:
+                self._nursery = None  # a write that ends now is nobody's any more
+
+    async def _run(self) -> None:
+        self._follow_configuration()
+        while self._broken is None:
+            self._due = self._next_deadline()
+            with self._clock.deadline_scope(self._due) as self._timer:
+                await self._wake.wait()
+            self._wake = trio.Event()
+            self._turn()
+        raise self._broken
 
     def _next_deadline(self) -> float:
         return min(self.raft.deadline, self._proposals.deadline)
@@ -268,13 +270,16 @@ class Replica:
         try:
             self._pass(self._clock.now(), self._nursery)
         except Exception as error:
-            self._broken = error
-            self._timer.cancel()
+            self._break(error)
             return
         due = self._next_deadline()
         if due < self._due:
             self._due = due
             self._clock.move_deadline(self._timer, due)
+
+    def _break(self, error: Exception) -> None:
+        self._broken = error
+        self._timer.cancel()
 
     def _pass(self, now: float, nursery: trio.Nursery) -> None:
         messages, self._messages = self._messages, []
@@ -314,8 +319,9 @@ class Replica:
         for message in effects.send:
             self._send(message)
         if effects.write is not None:
-            self._write = effects.write.sequence, self._store.begin_write(effects.write)
-            self._write_due.set()
+            ended = partial(self._written, effects.write.sequence)
+            if rest := self._store.begin_write(effects.write, ended):
+                nursery.start_soon(rest)
         for fetch in effects.fetch:
             nursery.start_soon(self._fetch, fetch)
         if effects.restore is not None:
@@ -378,21 +384,15 @@ class Replica:
 
     # Effects that wait for the disk.
 
-    async def _run_writes(self) -> None:
-        """One write after the other. What was proposed while one was out is the next, at once."""
-        while True:
-            if self._write is None:
-                await self._write_due.wait()
-            assert self._write is not None
-            (sequence, ended), self._write = self._write, None
-            self._write_due = trio.Event()
-            try:
-                await ended()
-            except DiskFailed as error:
-                self.fail(error)
-            else:
-                self._inputs.append(partial(self._persisted, sequence))
-                self._turn()
+    def _written(self, sequence: int, error: Exception | None) -> None:
+        """A write has ended. What was proposed while it was out is the next, at once."""
+        if error is None:
+            self._inputs.append(partial(self._persisted, sequence))
+            self._turn()
+        elif isinstance(error, DiskFailed):
+            self.fail(error)
+        else:
+            self._break(error)
 
     def fail(self, error: DiskFailed) -> None:
         """The disk has refused a write, of the core's or another: this node must start anew."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import outcome
 import trio
@@ -19,13 +19,15 @@ MAX_WAITING_JOBS = 1024
 """More means that somebody asks without waiting for answers."""
 
 T = TypeVar("T")
+Then: TypeAlias = Callable[[outcome.Outcome[T]], None]
 
 
 class Job(Generic[T]):
     """Something that an `IoThread` has been told to do. Made by `IoThread.begin`."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], then: Then[T]) -> None:
         self._work = work
+        self._then = then
         self._token = trio.lowlevel.current_trio_token()
         self._result: outcome.Outcome[T] | None = None
         self._waiting: trio.lowlevel.Task | None = None
@@ -50,6 +52,7 @@ class Job(Generic[T]):
 
     def _done(self, result: outcome.Outcome[T]) -> None:
         self._result = result
+        self._then(result)
         if self._waiting is not None:
             trio.lowlevel.reschedule(self._waiting, result)
 
@@ -67,11 +70,14 @@ class IoThread:
         # A daemon thread: one that hangs in a dead disk must not keep the process alive.
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def begin(self, work: Callable[[], T]) -> Job[T]:
-        """Have `work` done, whether anybody waits for it or not."""
+    def begin(self, work: Callable[[], T], then: Then[T] = lambda result: None) -> Job[T]:
+        """Have `work` done, whether anybody waits for it or not.
+
+        In the end `then` is called in the event loop, and must not raise.
+        """
         assert not self._stopped, "the store is closed"
         assert self._jobs.qsize() < MAX_WAITING_JOBS, "jobs without end"
-        job = Job(work)
+        job = Job(work, then)
         self._jobs.put(job.perform)
         return job
 

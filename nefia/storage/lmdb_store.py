@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import lmdb
 import trio
+from outcome import Outcome
 
 import nefia
 from nefia import errors
@@ -24,11 +25,11 @@ from nefia.clock import NodeClock, TrioNodeClock
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry
 from nefia.storage import layout, raft_db
-from nefia.storage.io_thread import IoThread, Job
+from nefia.storage.io_thread import IoThread
 from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.snapshot_files import SNAPSHOTS_DIRECTORY, FileSnapshots
-from nefia.storage.store import Identity, Stored
+from nefia.storage.store import Ended, Identity, Stored
 
 INSTANCE_ID_BYTES = 8
 VERIFY_TIMEOUT_SECONDS = 600.0
@@ -90,8 +91,17 @@ class LmdbStore:
     async def load(self, tail_bytes: int) -> Stored:
         return await self._do(self._reader, partial(self._db.load, tail_bytes))
 
-    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
-        return partial(self._finish, self._writer.begin(partial(self._write, write)))
+    def begin_write(self, write: Write, ended: Ended) -> None:
+        def tell(result: Outcome[None]) -> None:
+            try:
+                with self._errors():
+                    result.unwrap()
+            except Exception as error:
+                ended(error)
+            else:
+                ended(None)
+
+        self._writer.begin(partial(self._write, write), tell)
 
     def _write(self, write: Write) -> None:
         """In the thread."""
@@ -100,7 +110,7 @@ class LmdbStore:
         self.wrote(time.perf_counter() - began)
 
     async def write(self, write: Write) -> None:
-        await self.begin_write(write)()
+        await self._do(self._writer, partial(self._write, write))
 
     async def read(self, first: int, last: int, limit_bytes: int) -> tuple[Entry, ...]:
         return await self._do(self._reader, partial(self._db.read, first, last, limit_bytes))
@@ -197,11 +207,13 @@ class LmdbStore:
 
     async def _do(self, thread: IoThread, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        return await self._finish(thread.begin(work))
+        with self._errors():
+            return await thread.begin(work).wait()
 
-    async def _finish(self, job: Job[T]) -> T:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            return await job.wait()
+            yield
         except errors.DataDamaged as error:
             self._with_hint(error)
             raise

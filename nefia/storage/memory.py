@@ -22,7 +22,7 @@ from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
 from nefia.storage.snapshot_memory import MemorySnapshots, Shelf
-from nefia.storage.store import Identity, Stored
+from nefia.storage.store import Ended, Identity, Stored
 
 SURVIVAL_PROBABILITY = 0.5
 """Of a write that was under way when its node crashed."""
@@ -214,8 +214,16 @@ class MemoryStore:
             found.append(entry)
         return tuple(found)
 
-    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
-        return partial(self.write, write)
+    def begin_write(self, write: Write, ended: Ended) -> Callable[[], Awaitable[None]]:
+        return partial(self._write_and_tell, write, ended)
+
+    async def _write_and_tell(self, write: Write, ended: Ended) -> None:
+        try:
+            await self.write(write)
+        except errors.DiskFailed as error:
+            ended(error)
+        else:
+            ended(None)
 
     async def write(self, write: Write) -> None:
         assert not self._writing, "one write at a time"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from attrs import frozen
 
@@ -47,6 +47,9 @@ class Stored:
     tail: tuple[Entry, ...]
 
 
+Ended: TypeAlias = Callable[[Exception | None], None]
+
+
 class LogStore(Protocol):
     """Term, vote, log and identity of one node.
 
@@ -68,10 +71,11 @@ class LogStore(Protocol):
         """Everything the core needs to begin, with at most `tail_bytes` of entries."""
         ...
 
-    def begin_write(self, write: Write) -> Callable[[], Awaitable[None]]:
-        """As `write`, in two steps: what is given back waits for the end; call it at once.
+    def begin_write(self, write: Write, ended: Ended) -> Callable[[], Awaitable[None]] | None:
+        """As `write`, and call `ended` with None or the error; or do so in what is given back.
 
-        A store that has a thread to write in sets it to work before anybody waits.
+        A store that has a thread to write in gives nothing back: no task has to wait for it, and to
+        wake one costs a turn of the event loop.
         """
         ...
 

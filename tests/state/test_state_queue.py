@@ -48,6 +48,16 @@ def test_ids_count_from_one() -> None:
     assert [driver.push().id, driver.push().id] == ["1", "2"]
 
 
+def test_a_list_is_in_the_order_of_ids_whatever_the_priorities() -> None:
+    driver = Driver()
+    pushed = [driver.push(priority=priority).id for priority in (0, 5, 0, 9, -1, 5)]
+    listed, cursor = driver.machine.list_tasks(state=TaskState.PENDING, limit=4)
+    assert [task.id for task in listed] == pushed[:4]
+    rest, _ = driver.machine.list_tasks(state=TaskState.PENDING, cursor=cursor or "")
+    assert [task.id for task in rest] == pushed[4:]
+    assert driver.machine.queue_stats()["default"].ready == len(pushed)
+
+
 def test_higher_priority_first_then_oldest() -> None:
     driver = Driver()
     for priority in (0, 5, 0, 5, -1):

@@ -350,6 +350,34 @@ async def test_after_a_failed_write_all_are_refused_until_reopened(
     await store.close()
 
 
+async def written(store: AnyStore, write: Write) -> Exception | None:
+    """What `begin_write` tells in the end."""
+    ends: list[Exception | None] = []
+    told = trio.Event()
+
+    def ended(error: Exception | None) -> None:
+        ends.append(error)
+        told.set()
+
+    if rest := store.begin_write(write, ended):
+        await rest()
+    with trio.fail_after(5):
+        await told.wait()
+    [end] = ends
+    return end
+
+
+async def test_a_write_that_is_begun_tells_its_end(
+    place: Place, broken: Callable[[int], None]
+) -> None:
+    store = await place.open()
+    assert await written(store, Write(1, entries=commands(1, 3))) is None
+    assert await store.read(1, 9, ALL_BYTES) == commands(1, 3)
+    broken(BROKEN)
+    assert isinstance(await written(store, Write(2, entries=commands(4, 5))), errors.DiskFailed)
+    await store.close()
+
+
 # The twin is a twin.
 
 
