@@ -18,7 +18,7 @@ class LineBuffer:
 
     def feed(self, data: bytes | bytearray) -> list[bytes | None]:
         *ends, rest = data.split(b"\n")
-        lines = [self._end(piece) for piece in ends]
+        lines = [self._end(ends[0]), *map(_whole, ends[1:])] if ends else []
         self._grow(rest)
         return lines
 
@@ -40,3 +40,7 @@ class LineBuffer:
             self._begun = bytearray()
         else:
             self._begun += piece
+
+
+def _whole(line: bytes | bytearray) -> bytes | None:
+    return bytes(line) if len(line) <= MAX_LINE_BYTES else None

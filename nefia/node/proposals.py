@@ -71,10 +71,11 @@ class Proposals:
 
     def add(self, command: Command, request_id: str, settle: Settle, deadline: float) -> None:
         """Raises Overloaded."""
-        self._forget_settled()
         unsettled = self._unsettled
         if len(unsettled) >= MAX_UNSETTLED:
-            raise Overloaded(f"{MAX_UNSETTLED} changes wait already", hint="try again later")
+            self._forget_settled()
+            if len(unsettled) >= MAX_UNSETTLED:
+                raise Overloaded(f"{MAX_UNSETTLED} changes wait already", hint="try again later")
         proposal = Proposal(command, request_id, settle, deadline)
         self._queue.append(proposal)
         unsettled.append(proposal)
