@@ -59,7 +59,7 @@ from nefia.systemd import ServiceManager
 if TYPE_CHECKING:
     from nefia.http.serving import HttpListener
     from nefia.rotation import Rotation
-    from nefia.services.interface import Guard, Service
+    from nefia.services.interface import Guard
     from nefia.state.application import Host
 
 FIRST_RESTART_SECONDS = 1.0
@@ -349,7 +349,7 @@ class Daemon:
             host=self._host,
         )
 
-    def _own_services(self, nursery: trio.Nursery) -> list[Service]:
+    def _own_services(self, nursery: trio.Nursery) -> list[Program]:
         if self._serve is None:
             return []
         return [Program(PROGRAM, self._serve, nursery)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from nefia.errors import (
     OutcomeUnknown,
     ShuttingDown,
 )
+from nefia.guard.kernel import KillTimer
 from nefia.raft.effects import Write
 from nefia.storage.lmdb_store import LmdbStore
 from nefia.storage.store import Ended
@@ -148,6 +150,27 @@ def test_leaving_the_block_stops_the_service_in_good_order(place: Path) -> None:
             assert (await node.read()).words == [b"by the service", b"last words"]
 
     run(main)
+
+
+def test_a_node_that_nobody_can_succeed_may_stand_still(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A breakpoint, or a busy machine, must not cost a lone program its life."""
+    service = Service()
+    set_to: set[float] = set()
+
+    class Timer(KillTimer):
+        def set(self, when: float) -> None:
+            set_to.add(when)
+
+    monkeypatch.setattr("nefia.services.program.KillTimer", Timer)
+
+    async def main() -> None:
+        async with nefia.open_node(config_of(place), machine=Words, serve=service):
+            await service.began.wait()
+
+    run(main)
+    assert set_to == {math.inf}
 
 
 @pytest.mark.parametrize("how", ["cancelled", "raised"])

@@ -1,4 +1,4 @@
-"""What Linux gives and Python 3.11 does not: a timer on CLOCK_BOOTTIME, prctl, locked memory."""
+"""What Linux gives and Python 3.11 does not: timers on CLOCK_BOOTTIME, prctl, locked memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import struct
 import time
 from contextlib import suppress
 
-# linux/prctl.h, linux/timerfd.h, sys/mman.h, linux/sched.h
+# linux/prctl.h, linux/timerfd.h, linux/time.h, sys/mman.h, linux/sched.h, asm-generic/siginfo.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_ABSTIME = _TIMER_ABSTIME = 1
 _TFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+_SIGEV_SIGNAL = 0
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _SCHED_RESET_ON_FORK = 0x40000000
 
 URGENT_NICENESS = -20
 NANOSECONDS = 1_000_000_000
 _ITIMERSPEC = struct.Struct("qqqq")
+_SIGEVENT = struct.Struct("Pii48x")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,16 +44,39 @@ class BootTimer:
         if when == self._set_to:
             return
         self._set_to = when
-        # 0 would mean never.
-        at = 0 if when == math.inf else max(1, math.ceil(when * NANOSECONDS))
-        value = _ITIMERSPEC.pack(0, 0, *divmod(at, NANOSECONDS))
-        _checked(_libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, value, None))
+        _checked(_libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, _once_at(when), None))
 
     def clear(self) -> None:
         """To be called once `fd` was readable."""
         self._set_to = math.inf
         with suppress(BlockingIOError):
             os.read(self.fd, 8)
+
+
+class KillTimer:
+    """The kernel ends this process by SIGKILL at the time set on, whatever its threads do then:
+    one that is stopped, or that holds the interpreter's lock, dies too.
+
+    Raises OSError. It is no child's.
+    """
+
+    def __init__(self) -> None:
+        self._timer = ctypes.c_void_p()
+        event = _SIGEVENT.pack(0, signal.SIGKILL, _SIGEV_SIGNAL)
+        _checked(_libc.timer_create(time.CLOCK_BOOTTIME, event, ctypes.byref(self._timer)))
+
+    def set(self, when: float) -> None:
+        """Infinity: never."""
+        _checked(_libc.timer_settime(self._timer, _TIMER_ABSTIME, _once_at(when), None))
+
+    def close(self) -> None:
+        _checked(_libc.timer_delete(self._timer))
+
+
+def _once_at(when: float) -> bytes:
+    # 0 would mean never.
+    at = 0 if when == math.inf else math.ceil(max(when * NANOSECONDS, 1))
+    return _ITIMERSPEC.pack(0, 0, *divmod(at, NANOSECONDS))
 
 
 def become_subreaper() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from attrs import field, frozen
 
@@ -96,6 +96,11 @@ class Service(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What its kind has to show besides its state, for status and `service list`."""
+
+
+Bound: TypeAlias = Callable[[float], None]
+"""Told by when the services of this process have to be gone, whenever that moves: on
+CLOCK_BOOTTIME, and infinity where nobody can succeed this node."""
 
 
 class Guard(Protocol):

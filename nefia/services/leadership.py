@@ -29,7 +29,7 @@ from nefia.config import ServiceConfig
 from nefia.errors import GuardLost, NefiaError, ServiceFailed
 from nefia.node.chronicle import Chronicle
 from nefia.node.replica import Replica
-from nefia.services.interface import Guard, Service, State, Tenure
+from nefia.services.interface import Bound, Guard, Service, State, Tenure
 from nefia.services.supervisor import Supervised, Supervisor
 from nefia.state.commands import AcquireTenure, Command, ReleaseTenure, Remember
 from nefia.state.features import SERVICES
@@ -43,6 +43,9 @@ YIELD_EVERY_MS = 10 * 60_000
 """A node yields at most once in so long, so that a service that works nowhere moves no leader."""
 YIELDED = "nefia.yielded"
 """What is remembered under this name: by node, the cluster time of its last yielding."""
+GONE_AT = 0.75
+"""Which part of the stop budget services of this process have: they are fenced at half of it, which
+can say why, and what is left is for the kernel to end the process."""
 MAX_UNTOLD_EVENTS = 64
 """Of services, that wait to be written into the history; more, and the oldest are left out."""
 SERVICE = "service"
@@ -78,6 +81,7 @@ class Leadership:
         cluster_id: Callable[[], str],
         hand_over: Callable[[str], None],
         tell: Callable[[dict[str, Any]], None] = lambda event: None,
+        bound: Bound = lambda gone_by: None,
     ) -> None:
         self._guard = guard
         self._replica = replica
@@ -90,6 +94,7 @@ class Leadership:
         self._cluster_id = cluster_id
         self._hand_over = hand_over
         self._tell_watchers = tell
+        self._bound = bound
         self._lease_end = -math.inf
         self._scope: trio.CancelScope | None = None
         """Of the present tenure; its deadline is the end of the lease as the guard knows it."""
@@ -119,6 +124,13 @@ class Leadership:
     def _acknowledged(self, lease_end: float) -> None:
         if self._scope is not None:
             self._clock.move_deadline(self._scope, lease_end)
+            self._bound_by(lease_end)
+
+    def _bound_by(self, lease_end: float) -> None:
+        raft = self._replica.raft
+        is_alone = len(raft.log.configuration.voters) == 1
+        gone_by = lease_end + GONE_AT * raft.options.stop_budget
+        self._bound(math.inf if is_alone else gone_by)
 
     async def stand_down(self, reason: str) -> bool:
         self._planned = reason
@@ -236,9 +248,9 @@ class Leadership:
             if not await self._begin(tenure):
                 end = _End.REFUSED
                 return end
-            self._scope = self._clock.deadline_scope(
-                self._lease_end if self._guard is None else self._guard.lease_end
-            )
+            lease_end = self._lease_end if self._guard is None else self._guard.lease_end
+            self._scope = self._clock.deadline_scope(lease_end)
+            self._bound_by(lease_end)
             with self._scope:
                 end = await self._run(tenure)
         except GuardLost as error:

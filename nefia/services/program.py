@@ -2,11 +2,13 @@
 
 No guard stands behind it, since it has no process of its own. Cancelling it is all that can be done
 in good manners. If it has not ended when it has to be gone, the process ends: a program that is
-dead runs no service, and its successor can rely on that (docs/embedding.md).
+dead runs no service, and its successor can rely on that (docs/embedding.md). Whoever blocks the
+event loop holds up even that, so a timer of the kernel's stands behind it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -18,6 +20,7 @@ from attrs import define, field, frozen
 
 from nefia.config.services import RETRY, ServiceConfig
 from nefia.errors import NefiaError
+from nefia.guard.kernel import KillTimer
 from nefia.services.interface import ServiceFailed, Tenure
 
 PROGRAM_STOP_SECONDS = 10.0
@@ -41,6 +44,7 @@ class ProgramConfig:
 
 @define(eq=False)
 class _Running:
+    timer: KillTimer
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     ended: trio.Event = field(factory=trio.Event)
     failure: ServiceFailed | None = None
@@ -65,10 +69,23 @@ class Program:
         self._nursery = nursery
         self._end = end
         self._running: _Running | None = None
+        self._gone_by = math.inf
+
+    def must_be_gone_by(self, when: float) -> None:
+        """The process ends then if it still runs, unless the time is moved before; see `Bound`."""
+        self._gone_by = when
+        if self._running is not None and not self._running.ended.is_set():
+            self._running.timer.set(when)
 
     async def start(self, tenure: Tenure) -> None:
         assert self._running is None or self._running.ended.is_set()
-        self._running = _Running()
+        await trio.lowlevel.checkpoint()  # a lease that is over already begins nothing
+        try:
+            timer = KillTimer()
+        except OSError as error:
+            raise ServiceFailed(f"the kernel gives no timer to end it by: {error}") from None
+        timer.set(self._gone_by)
+        self._running = _Running(timer)
         self._nursery.start_soon(self._run, self._running, tenure)
 
     async def _run(self, running: _Running, tenure: Tenure) -> None:
@@ -83,6 +100,7 @@ class Program:
                 _log.exception("program_failed", service=name)
             running.failure = ServiceFailed(f"{name} raised {type(error).__name__}: {error}")
         finally:
+            running.timer.close()
             running.ended.set()
 
     async def failed(self) -> ServiceFailed:

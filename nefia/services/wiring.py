@@ -21,6 +21,7 @@ from nefia.node.node import Node
 from nefia.services.endpoints import Endpoints
 from nefia.services.interface import Guard, Service
 from nefia.services.leadership import Leadership
+from nefia.services.program import Program
 from nefia.services.strays import strays
 from nefia.services.tunnel import Tunnel
 from nefia.state.commands import Remember
@@ -60,7 +61,7 @@ class Equipment:
         clock: NodeClock,
         network: Network,
         nursery: trio.Nursery,
-        own: Sequence[Service] = (),
+        own: Sequence[Program] = (),
     ) -> None:
         self._node = node
         self._guard = guard
@@ -78,8 +79,13 @@ class Equipment:
             cluster_id=lambda: node.cluster_id,
             hand_over=node.hand_over,
             tell=partial(node.watching.tell, "service"),
+            bound=self._bound,
         )
         nursery.start_soon(self._watch_for_strays)
+
+    def _bound(self, gone_by: float) -> None:
+        for each in self._own:
+            each.must_be_gone_by(gone_by)
 
     async def reload(self, services: Sequence[ServiceConfig]) -> None:
         """What nefia.yaml says now; for daemons, which have nothing of their own."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nefia.errors import NefiaError, Refused
-from tests.end_to_end.cluster import Daemon, new_cluster, until
+from tests.end_to_end.cluster import Cluster, Daemon, new_cluster, until
 from tests.end_to_end.documents import program
 from tests.end_to_end.embedded import COUNTER
 
@@ -73,27 +73,38 @@ def test_the_example(place: Path) -> None:
         assert [node.stop() for node in cluster.daemons] == [0, 0, 0]
 
 
+def serving(cluster: Cluster, *, but: Daemon | None = None) -> Daemon:
+    """The leader, once the service runs there."""
+
+    def leader() -> Daemon | None:
+        leader = cluster.leader()
+        term = leader and (leader.ask("status") or {}).get("term")
+        serves = leader and leader is not but and f"in term {term}\n" in leader.log_text
+        return leader if serves else None
+
+    found: Daemon = until(leader, "the service runs")
+    return found
+
+
+def overlap(cluster: Cluster) -> bool:
+    return any("OVERLAP" in node.log_text for node in cluster.daemons)
+
+
 def test_the_service_is_never_there_twice(place: Path) -> None:
     with new_cluster(place, of=Locking) as cluster:
         cluster.form()
         served: list[Daemon] = []
-
-        def serves() -> Daemon | None:
-            leader = cluster.leader()
-            term = leader and (leader.ask("status") or {}).get("term")
-            return leader if leader and f"in term {term}\n" in leader.log_text else None
-
         for _ in range(2):
-            leader = until(serves, "the service runs")
+            leader = serving(cluster)
             served.append(leader)
             leader.call("transfer_leader")
-        leader = until(serves, "the service runs")
+        leader = serving(cluster)
         leader.kill()
-        until(serves, "the service runs")
+        serving(cluster)
         leader.start()
         cluster.wait_healthy()
-        leader = until(serves, "the service runs")
-        assert not any("OVERLAP" in node.log_text for node in cluster.daemons)
+        leader = serving(cluster)
+        assert not overlap(cluster)
         assert len({node.node_id for node in served}) == 2
         # Without a majority, and with a service that does not end: the process does.
         (place / "lock.stubborn").touch()
@@ -105,5 +116,23 @@ def test_the_service_is_never_there_twice(place: Path) -> None:
         (place / "lock.stubborn").unlink()
         for node in others:
             node.resume()
-        until(serves, "the service runs")
-        assert not any("OVERLAP" in node.log_text for node in cluster.daemons)
+        serving(cluster)
+        assert not overlap(cluster)
+
+
+def test_a_service_that_blocks_the_loop_is_gone_in_time(place: Path) -> None:
+    """By the kernel's timer: the loop could not even cancel it. Without, two of them run."""
+    with new_cluster(place, of=Locking) as cluster:
+        cluster.form()
+        for is_timed in (True, False):
+            leader = serving(cluster)
+            (place / "lock.blocks").write_text(leader.node_id)
+            serving(cluster, but=leader)
+            (place / "lock.blocks").unlink()
+            assert overlap(cluster) != is_timed
+            assert leader.process is not None
+            if is_timed:
+                assert leader.process.wait(10) == -signal.SIGKILL
+                (place / "lock.untimed").touch()
+                leader.start()
+                cluster.wait_healthy()
