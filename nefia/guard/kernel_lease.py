@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import errno
 import time
+from contextlib import closing
 
 from nefia.guard.netlink import NETLINK_NETFILTER, Netlink
-from nefia.guard.nft import LeaseMessages
+from nefia.guard.nft import LeaseMessages, removal
 
 NEVER = float("-inf")
 MILLISECONDS = 1000
+
+
+def remove_lease(interface: str) -> None:
+    """Take away what an earlier guard has left. Raises OSError."""
+    try:
+        netlink = Netlink(NETLINK_NETFILTER)
+    except OSError:
+        return  # a kernel without netfilter has none
+    with closing(netlink):
+        netlink.request_gone(removal(interface))
 
 
 class KernelLease:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,9 +15,9 @@ from nefia.config.services import (
     ServiceConfig,
     WireguardConfig,
 )
-from nefia.errors import InvalidConfiguration
+from nefia.guard import address, wireguard
 from nefia.guard.plan import Plan, Run
-from nefia.guard.protocol import GuardMessageMalformed, Section
+from nefia.guard.protocol import GuardMessageMalformed, HubFacts, Section
 
 
 def to_section(config: ServiceConfig) -> Section:
@@ -42,10 +41,10 @@ def _decoded(kind: type, value: Any) -> Any:
     return kind(value)
 
 
-def plan_of(config: ServiceConfig, extra: Mapping[str, str]) -> Plan:
-    """`extra` is what the daemon knows besides: for `wireguard`, endpoints by public key.
+def plan_of(config: ServiceConfig, hub: HubFacts | None) -> Plan:
+    """`hub` is there for a tunnel. Reads no file, since the guard never waits for a disk (SPEC 9).
 
-    Raises InvalidConfiguration or OSError where the plan cannot be made.
+    Raises OSError where the plan cannot be made.
     """
     match config:
         case CommandConfig():
@@ -53,30 +52,18 @@ def plan_of(config: ServiceConfig, extra: Mapping[str, str]) -> Plan:
         case HookConfig():
             return Plan(start=_runs(config.on_promote), after=_runs(config.on_demote))
         case WireguardConfig():
-            from nefia.guard import wireguard
-
-            return wireguard.plan_of(config, extra)
+            return wireguard.plan_of(config, hub or HubFacts())
         case AddressConfig():
-            from nefia.guard import address
-
             return address.plan_of(config)
         case ReactorConfig():
             raise AssertionError("the daemon's own kind never comes here")
 
 
 def cleaning_of(config: ServiceConfig) -> Plan:
-    """As `plan_of`, but for its leftovers alone: a file that cannot be read keeps no link up.
-
-    Raises OSError where the plan cannot be made.
-    """
-    try:
-        return plan_of(config, {})
-    except InvalidConfiguration:
-        if not isinstance(config, WireguardConfig):
-            raise
-        from nefia.guard import wireguard
-
+    """As `plan_of`, but for its leftovers alone, for which nothing else has to be known."""
+    if isinstance(config, WireguardConfig):
         return wireguard.removal_of(config)
+    return plan_of(config, None)
 
 
 def _runs(argv: tuple[str, ...]) -> tuple[Run, ...]:

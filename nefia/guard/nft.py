@@ -63,11 +63,19 @@ def table_name(interface: str) -> str:
     return "nefia_" + re.sub(r"[^A-Za-z0-9_.-]", "_", interface)
 
 
+def removal(interface: str) -> bytes:
+    return _batch(_nftables(_DELETE_TABLE, 0, attribute(1, _name(interface))))
+
+
+def _name(interface: str) -> bytes:
+    return table_name(interface).encode() + b"\0"
+
+
 class LeaseMessages:
     """Of one interface and port. Each is a batch, performed as a whole or not at all."""
 
     def __init__(self, interface: str, port: int, source: str | None) -> None:
-        name = table_name(interface).encode() + b"\0"
+        name = _name(interface)
         table = attribute(1, name)
         elements = table + attribute(2, _SET)
         flush = _nftables(_DELETE_ELEMENT, 0, elements)
@@ -84,7 +92,7 @@ class LeaseMessages:
                 for chain, expressions in _rules(port, source)
             ),
         )
-        self.remove = _batch(_nftables(_DELETE_TABLE, 0, table))
+        self.remove = removal(interface)
         self.silence = _batch(flush)
         self._renew = bytearray(_batch(flush, _nftables(_NEW_ELEMENT, CREATE, elements + element)))
         self._timeout_at = self._renew.index(element) + len(element) - _TIMEOUT.size

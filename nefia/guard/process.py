@@ -219,8 +219,8 @@ class Guard:
     def _start(self, message: Start) -> None:
         config = from_section(message.service)
         try:
-            plan = plan_of(config, message.extra)
-        except (NefiaError, OSError) as error:
+            plan = plan_of(config, message.hub)
+        except OSError as error:
             self._say(Answered(message.seq, str(error)))
             return
         order = Order(
@@ -233,7 +233,7 @@ class Guard:
         for config in services:
             try:
                 plans[config.name] = cleaning_of(config)
-            except (NefiaError, OSError) as error:
+            except OSError as error:
                 # It cannot be started either, and says why when it is to be.
                 self._log.warning("no_plan", service=config.name, reason=str(error))
         self._machine.clean(boottime(), seq, plans)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from nefia.errors import NefiaError
 
-VERSION = 1
+VERSION = 2
 SOCKET_NAME = "guard.sock"
 LOCK_NAME = "guard.lock"
 PATIENCE_SECONDS = 60.0
@@ -75,13 +75,28 @@ class End(_Message, frozen=True, tag="end"):
     reason: str
 
 
+class HubFacts(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What the guard has to know of a tunnel's file, which the daemon reads. No secret is in it.
+
+    `endpoints`: where peers in the file were last heard, `192.0.2.7:51820` by public key; `kept`
+    those of them that have a keepalive there.
+    """
+
+    listen_port: int | None = None
+    has_dns: bool = False
+    pre_down: tuple[str, ...] = ()
+    post_down: tuple[str, ...] = ()
+    endpoints: dict[str, str] = {}
+    kept: dict[str, str] = {}
+
+
 class Start(_Message, frozen=True, tag="start"):
-    """Answered when it is ready or has failed to start. `extra`: see `nefia.guard.kinds`."""
+    """Answered when it is ready or has failed to start. `hub` is there for a tunnel."""
 
     seq: int
     service: Section
     environment: dict[str, str]
-    extra: dict[str, str]
+    hub: HubFacts | None = None
 
 
 class Stop(_Message, frozen=True, tag="stop"):

@@ -11,24 +11,37 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nefia.config.services import WireguardConfig
-from nefia.config.wg_quick import Hub, read_hub
-from nefia.errors import InvalidConfiguration
-from nefia.guard.kernel_lease import KernelLease
+from nefia.config.wg_quick import Hub
+from nefia.guard.kernel_lease import KernelLease, remove_lease
 from nefia.guard.netlink import NETLINK_ROUTE, Netlink, delete_link
 from nefia.guard.plan import Do, Plan, Run, Step
+from nefia.guard.protocol import HubFacts
 
+MAX_HOOK_CHARACTERS = 16 * 1024
+"""Of PreDown and PostDown together: they are part of a message (`MAX_MESSAGE_BYTES`)."""
 RELOAD = 'wg syncconf "$1" <(wg-quick strip "$2")'
 
 
-def plan_of(config: WireguardConfig, endpoints: Mapping[str, str]) -> Plan:
-    """`endpoints`: where peers were last heard, `192.0.2.7:51820` by public key.
+def facts_of(hub: Hub, endpoints: Mapping[str, str]) -> HubFacts:
+    """`endpoints`: where peers were last heard, by public key.
 
-    Raises InvalidConfiguration if the file cannot be read, OSError without a netlink socket.
+    Raises ValueError with a sentence.
     """
-    try:
-        hub = read_hub(config.config)
-    except (OSError, ValueError) as error:
-        raise InvalidConfiguration(f"{config.config}: {error}") from error
+    if sum(map(len, (*hub.pre_down, *hub.post_down))) > MAX_HOOK_CHARACTERS:
+        raise ValueError(f"has more than {MAX_HOOK_CHARACTERS} characters of PreDown and PostDown")
+    known = [peer for peer in hub.peers if peer.public_key in endpoints]
+    return HubFacts(
+        listen_port=hub.listen_port,
+        has_dns=hub.has_dns,
+        pre_down=hub.pre_down,
+        post_down=hub.post_down,
+        endpoints={p.public_key: endpoints[p.public_key] for p in known if not p.has_keepalive},
+        kept={p.public_key: endpoints[p.public_key] for p in known if p.has_keepalive},
+    )
+
+
+def plan_of(config: WireguardConfig, hub: HubFacts) -> Plan:
+    """Raises OSError without a netlink socket."""
     tunnel = _Tunnel(config, hub)
     link_goes = Do(f"remove the link {config.interface}", tunnel.remove)
     # A kernel without nftables can do without the lease, but not pin the source.
@@ -37,11 +50,11 @@ def plan_of(config: WireguardConfig, endpoints: Mapping[str, str]) -> Plan:
     )
     lease_goes = Do("remove the lease from nftables", tunnel.remove_lease, may_fail=True)
     return Plan(
-        leftovers=(*_wg_quick_down(config, tunnel), link_goes, lease_goes),
+        leftovers=removal_of(config).leftovers,
         start=(
             lease_comes,
             Run(("wg-quick", "up", str(config.config))),
-            *_call_peers(config, hub, endpoints),
+            *_call_peers(config, hub),
         ),
         stop=(*_hooks(config.interface, hub.pre_down), link_goes),
         fence=tunnel.fence,
@@ -58,13 +71,19 @@ def plan_of(config: WireguardConfig, endpoints: Mapping[str, str]) -> Plan:
 
 
 def removal_of(config: WireguardConfig) -> Plan:
-    """Takes down a link whose file cannot be read any more. Its hooks are not known.
+    """Takes down what an earlier guard has left. Raises OSError without a netlink socket."""
+    tunnel = _Tunnel(config, HubFacts())
 
-    A lease in nftables stays, and keeps the port silent. Raises OSError without a netlink socket.
-    """
-    tunnel = _Tunnel(config, Hub())
+    def remove_lease_if_silent() -> None:
+        if not tunnel.is_present():
+            remove_lease(config.interface)
+
     return Plan(
-        leftovers=(Do(f"remove the link {config.interface}", tunnel.remove),),
+        leftovers=(
+            *_wg_quick_down(config, tunnel),
+            Do(f"remove the link {config.interface}", tunnel.remove),
+            Do("remove the lease from nftables", remove_lease_if_silent, may_fail=True),
+        ),
         fence=tunnel.fence,
         is_present=tunnel.is_present,
     )
@@ -73,7 +92,7 @@ def removal_of(config: WireguardConfig) -> Plan:
 class _Tunnel:
     """What is held ready of one tunnel."""
 
-    def __init__(self, config: WireguardConfig, hub: Hub) -> None:
+    def __init__(self, config: WireguardConfig, hub: HubFacts) -> None:
         self._interface = config.interface
         self._netlink = Netlink(NETLINK_ROUTE)
         self._removal = delete_link(config.interface)
@@ -112,7 +131,7 @@ class _Tunnel:
         return {"lease_in_kernel": self._lease is not None and self._lease.is_held}
 
 
-def _kernel_lease(config: WireguardConfig, hub: Hub) -> KernelLease | None:
+def _kernel_lease(config: WireguardConfig, hub: HubFacts) -> KernelLease | None:
     if hub.listen_port is None:
         return None
     try:
@@ -121,7 +140,7 @@ def _kernel_lease(config: WireguardConfig, hub: Hub) -> KernelLease | None:
         return None
 
 
-def _call_peers(config: WireguardConfig, hub: Hub, endpoints: Mapping[str, str]) -> Iterator[Run]:
+def _call_peers(config: WireguardConfig, hub: HubFacts) -> Iterator[Run]:
     """Have the hub begin a handshake with everyone it can reach: they know it from then on.
 
     An endpoint alone starts none, a keepalive does; one in the file is left as it is. `wg set`
@@ -129,10 +148,10 @@ def _call_peers(config: WireguardConfig, hub: Hub, endpoints: Mapping[str, str])
     """
     keepalive = ("persistent-keepalive", str(math.ceil(config.keepalive)))
     words: list[str] = []
-    for peer in hub.peers:
-        if endpoint := endpoints.get(peer.public_key):
-            words += ("peer", peer.public_key, "endpoint", endpoint)
-            words += () if peer.has_keepalive else keepalive
+    for key, endpoint in hub.endpoints.items():
+        words += ("peer", key, "endpoint", endpoint, *keepalive)
+    for key, endpoint in hub.kept.items():
+        words += ("peer", key, "endpoint", endpoint)
     if words:
         yield Run(("wg", "set", config.interface, *words), may_fail=True)
 
@@ -149,7 +168,7 @@ def _hooks(interface: str, lines: tuple[str, ...]) -> Iterator[Run]:
         yield Run(("bash", "-c", line.replace("%i", interface)), may_fail=True)
 
 
-def _unset_dns(interface: str, hub: Hub) -> Iterator[Run]:
+def _unset_dns(interface: str, hub: HubFacts) -> Iterator[Run]:
     """wg-quick puts `tun.` before the name where /etc/resolvconf has an order of interfaces."""
     if hub.has_dns:
         for name in (interface, f"tun.{interface}"):

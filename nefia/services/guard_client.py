@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import trio
 
 from nefia.clock import NodeClock, sleep
 from nefia.config import ServiceConfig
-from nefia.config.services import EXTERNAL_KINDS
-from nefia.errors import GuardLost, ServiceFailed
+from nefia.config.services import EXTERNAL_KINDS, WireguardConfig
+from nefia.config.wg_quick import read_hub
+from nefia.errors import GuardLost, InvalidConfiguration, ServiceFailed
 from nefia.guard.kinds import to_section
 from nefia.guard.machine import FENCE_AT
 from nefia.guard.protocol import (
@@ -33,6 +35,8 @@ from nefia.guard.protocol import (
     Failed,
     Fence,
     FromGuard,
+    GuardMessageMalformed,
+    HubFacts,
     LeaseHeld,
     Over,
     Reload,
@@ -43,6 +47,7 @@ from nefia.guard.protocol import (
     Stop,
     ToGuard,
 )
+from nefia.guard.wireguard import facts_of
 from nefia.services.guard_connection import GuardConnection, connect_guard, start_guard
 from nefia.services.interface import Tenure
 from nefia.services.strays import is_gone
@@ -56,6 +61,8 @@ EXIT_SECONDS = 5.0
 STATUS_SECONDS = 2.0
 LOOK_SECONDS = 3.0
 """How often it is looked whether what a service has brought up is still there."""
+MAX_READS = 2
+"""Threads that may wait for a tunnel's file on a hung disk, each left by an attempt to start."""
 HEARING_SECONDS = 0.02
 """What the daemon needs to hear what has been said to it."""
 
@@ -294,6 +301,7 @@ class ExternalService:
         self.shown: dict[str, Any] = {}
         self._guard = guard
         self._started_with = config
+        self._reads = trio.CapacityLimiter(MAX_READS)
         self._failed = trio.Event()
         self._detail = ""
 
@@ -302,13 +310,25 @@ class ExternalService:
         self._failed = trio.Event()
         self._started_with = self.config
         section = to_section(self.config)
-        environment, memory = tenure.environment("leader"), dict(tenure.memory)
+        environment = tenure.environment("leader")
         try:
-            error = await self._guard.ask(lambda seq: Start(seq, section, environment, memory))
-        except GuardLost as lost:
-            error = lost.message
+            hub = await self._hub_facts(tenure.memory)
+            error = await self._guard.ask(lambda seq: Start(seq, section, environment, hub))
+        except (GuardLost, GuardMessageMalformed, InvalidConfiguration) as failure:
+            error = failure.message
         if error:
             raise ServiceFailed(f"{self.config.name} did not start: {error}")
+
+    async def _hub_facts(self, endpoints: Mapping[str, str]) -> HubFacts | None:
+        """Of a tunnel. Raises InvalidConfiguration; may take as long as the disk hangs."""
+        if not isinstance(self.config, WireguardConfig):
+            return None
+        path = self.config.config
+        read = partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=self._reads)
+        try:
+            return facts_of(await read(read_hub, path), endpoints)
+        except (OSError, ValueError) as error:
+            raise InvalidConfiguration(f"{path}: {error}") from None
 
     async def failed(self) -> ServiceFailed:
         async with trio.open_nursery() as nursery:

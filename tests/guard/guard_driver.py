@@ -166,11 +166,11 @@ class GuardProcess:
 
     def begin_start(self, config: ServiceConfig) -> int:
         seq = self.next_seq()
-        self.send(Start(seq, to_section(config), LEADER, {}))
+        self.send(Start(seq, to_section(config), LEADER))
         return seq
 
     def start(self, config: ServiceConfig) -> str:
-        return self.ask(lambda seq: Start(seq, to_section(config), LEADER, {}))
+        return self.ask(lambda seq: Start(seq, to_section(config), LEADER))
 
     def stop(self, name: str) -> str:
         return self.ask(lambda seq: Stop(seq, name, "planned"))

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nefia.config.services import AddressConfig, WireguardConfig
+from nefia.config.wg_quick import read_hub
 from nefia.guard import address, wireguard
 from nefia.guard.plan import Do, Plan, Step
 from tests.hosts import Host
@@ -83,7 +84,8 @@ def _plan(values: dict[str, Any]) -> Plan:
         return address.plan_of(AddressConfig(name="floating", **values))
     endpoints = values.pop("endpoints", {})
     config = Path(values.pop("config"))
-    return wireguard.plan_of(WireguardConfig(name="tunnel", config=config, **values), endpoints)
+    facts = wireguard.facts_of(read_hub(config), endpoints)
+    return wireguard.plan_of(WireguardConfig(name="tunnel", config=config, **values), facts)
 
 
 def _obey(plan: Plan, words: list[str]) -> Any:

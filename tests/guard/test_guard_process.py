@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from nefia.config.services import HookConfig
+from nefia.config.services import HookConfig, WireguardConfig
 from nefia.guard.children import EXIT_TOO_LATE, MAX_OUTPUT_BYTES, Children
 from nefia.guard.effects import Spawn
 from nefia.guard.kernel import boottime
+from nefia.guard.kinds import to_section
 from nefia.guard.protocol import (
     SOCKET_NAME,
     Answered,
     Ask,
+    Configure,
     Ending,
     Failed,
     Hello,
@@ -258,6 +260,23 @@ def test_what_cannot_be_run_says_so(running: GuardProcess) -> None:
     assert "No such file" in error
 
 
+def test_a_hung_disk_holds_up_nobody_but_who_needs_it(
+    running: GuardProcess, tmp_path: Path
+) -> None:
+    """Whoever opens the tunnel's file waits for ever, as wg-quick does."""
+    assert running.start(shell(f"echo $$ > {tmp_path}/pid; exec sleep 1000")) == ""
+    pid = pid_in(tmp_path / "pid")
+    path = tmp_path / "nefia-none.conf"
+    os.mkfifo(path)
+    tunnel = WireguardConfig(name="tunnel", config=path)
+    running.send(Configure(running.next_seq(), [to_section(tunnel)]))
+    running.begin_start(tunnel)
+    began = boottime()
+    running.end()
+    assert not lives(pid)
+    assert boottime() - began < tunnel.start_timeout / 2
+
+
 def test_ready_when_its_command_says_so(running: GuardProcess, tmp_path: Path) -> None:
     ready = ("test", "-e", str(tmp_path / "up"))
     script = f"sleep 0.3; touch {tmp_path}/up; exec sleep 1000"
@@ -422,7 +441,8 @@ def test_its_imports_are_few() -> None:
     program = "import sys, nefia.guard.launch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert "nefia.guard.process" in loaded
+    # One that came later would have to wait for a disk.
+    assert loaded >= {"nefia.guard.process", "nefia.guard.wireguard", "nefia.guard.address"}
     assert loaded & {"trio", "structlog", "cattrs", "lmdb", "ruamel.yaml", "OpenSSL"} == set()
 
 

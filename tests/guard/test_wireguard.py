@@ -6,18 +6,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nefia.config.services import WireguardConfig
-from nefia.errors import InvalidConfiguration
+from nefia.config.wg_quick import read_hub
 from nefia.guard import wireguard
 from nefia.guard.kernel_lease import KernelLease
 from nefia.guard.kinds import cleaning_of
 from nefia.guard.netlink import Netlink, delete_link
-from nefia.guard.plan import Do, Run, Step
+from nefia.guard.nft import removal
+from nefia.guard.plan import Do, Plan, Run, Step
 from tests.end_to_end.tunnels import (
     FLOATING,
     HUB_IN_TUNNEL,
@@ -44,6 +46,11 @@ def network(tmp_path: Path) -> Iterator[Network]:
     """Two hubs and two hosts whose tunnels are down."""
     with Network(tmp_path, hubs=2, with_nat=False) as made:
         yield made
+
+
+def plan_of(path: Path, endpoints: Mapping[str, str] | None = None, **values: Any) -> Plan:
+    facts = wireguard.facts_of(read_hub(path), endpoints or {})
+    return wireguard.plan_of(WireguardConfig(name="tunnel", config=path, **values), facts)
 
 
 def hub(network: Network, number: int = 0, **values: object) -> Runner:
@@ -289,14 +296,8 @@ def test_a_fence_silences_before_it_removes(
     monkeypatch.setattr(KernelLease, "silence", lambda _lease: calls.append("silence"))
     monkeypatch.setattr(Netlink, "request_gone", lambda _link, _bytes: calls.append("remove"))
     path = write_tunnel(tmp_path, {"ListenPort": str(PORT)})
-    wireguard.plan_of(WireguardConfig(name="tunnel", config=path), {}).fence()
+    plan_of(path).fence()
     assert calls == ["silence", "remove"]
-
-
-def test_it_needs_its_file(tmp_path: Path) -> None:
-    config = WireguardConfig(name="tunnel", config=tmp_path / "wg0.conf")
-    with pytest.raises(InvalidConfiguration, match="No such file"):
-        wireguard.plan_of(config, {})
 
 
 def test_without_its_file_a_link_goes_all_the_same(
@@ -306,10 +307,10 @@ def test_without_its_file_a_link_goes_all_the_same(
     removed: list[bytes] = []
     monkeypatch.setattr(Netlink, "request_gone", lambda _link, content: removed.append(content))
     config = WireguardConfig(name="tunnel", config=tmp_path / "wg0.conf")
-    [step] = cleaning_of(config).leftovers
-    assert isinstance(step, Do)
-    step.action()
-    assert removed == [delete_link("wg0")]
+    for step in cleaning_of(config).leftovers:
+        assert isinstance(step, Do)
+        step.action()
+    assert removed == [delete_link("wg0"), removal("wg0")]
 
 
 class NoNetfilter:
@@ -325,7 +326,7 @@ def test_without_nftables_only_a_source_cannot_be(
 ) -> None:
     monkeypatch.setattr(wireguard, "KernelLease", NoNetfilter)
     path = write_tunnel(tmp_path, {"ListenPort": str(PORT)})
-    plan = wireguard.plan_of(WireguardConfig(name="tunnel", config=path, source=source), {})
+    plan = plan_of(path, source=source)
     make = plan.start[0]
     assert isinstance(make, Do)
     with pytest.raises(OSError, match="no nftables"):
@@ -338,23 +339,29 @@ def test_without_nftables_only_a_source_cannot_be(
 def test_keepalives_are_as_configured(tmp_path: Path) -> None:
     own = {"PublicKey": "C=", "Endpoint": "192.0.2.3:7", "PersistentKeepalive": "3"}
     path = write_tunnel(tmp_path, {}, {"PublicKey": "A="}, {"PublicKey": "B="}, own)
-    config = WireguardConfig(name="tunnel", config=path, keepalive=7.5)
     known = {"B=": "[2001:db8::1]:7", "C=": "192.0.2.3:8", "gone=": "192.0.2.1:7"}
-    plan = wireguard.plan_of(config, known)
+    plan = plan_of(path, known, keepalive=7.5)
     calls = "peer B= endpoint [2001:db8::1]:7 persistent-keepalive 8 peer C= endpoint 192.0.2.3:8"
     assert commands(plan.start)[-1] == ("wg", "set", "wg0", *calls.split())
 
 
 def test_dns_is_taken_back(tmp_path: Path) -> None:
     path = write_tunnel(tmp_path, {"DNS": "192.0.2.53"})
-    plan = wireguard.plan_of(WireguardConfig(name="tunnel", config=path), {})
+    plan = plan_of(path)
     assert ("resolvconf", "-f", "-d", "wg0") in commands(plan.after)
+
+
+def test_hooks_have_to_fit_into_a_message(tmp_path: Path) -> None:
+    path = write_tunnel(tmp_path, {"PostDown": "x" * (wireguard.MAX_HOOK_CHARACTERS + 1)})
+    with pytest.raises(ValueError, match="PreDown and PostDown"):
+        plan_of(path)
 
 
 def test_the_private_key_is_in_no_command(tmp_path: Path) -> None:
     """Everyone on a machine may read command lines."""
     secret = "s" * 43 + "="
     path = write_tunnel(tmp_path, {"PrivateKey": secret, "ListenPort": "7"}, {"PublicKey": "A="})
-    plan = wireguard.plan_of(WireguardConfig(name="tunnel", config=path), {"A=": "192.0.2.1:7"})
+    plan = plan_of(path, {"A=": "192.0.2.1:7"})
     steps = (*plan.leftovers, *plan.start, *plan.stop, *plan.after, *plan.reload)
     assert all(secret not in word for argv in commands(steps) for word in argv)
+    assert secret not in repr(wireguard.facts_of(read_hub(path), {}))

@@ -17,12 +17,18 @@ from attrs import evolve
 from structlog.testing import capture_logs
 
 from nefia.clock import NodeClock
-from nefia.config.services import CommandConfig, HookConfig, ServiceConfig
+from nefia.config.services import CommandConfig, HookConfig, ServiceConfig, WireguardConfig
 from nefia.errors import GuardLost, ServiceFailed
 from nefia.guard.kernel import boottime
 from nefia.guard.protocol import SOCKET_NAME, VERSION, Hello, encode
 from nefia.services import guard_client
-from nefia.services.guard_client import RETRY_SECONDS, UNIT_ONLY, GuardClient, open_guard
+from nefia.services.guard_client import (
+    MAX_READS,
+    RETRY_SECONDS,
+    UNIT_ONLY,
+    GuardClient,
+    open_guard,
+)
 from nefia.services.interface import Guard, Service, Tenure
 from tests.guard.guard_driver import guard as guard_process
 from tests.guard.guard_driver import hook, lives, pid_in, shell, until
@@ -169,6 +175,26 @@ async def test_what_fails_says_why(tmp_path: Path) -> None:
             await one_shot.start(TENURE)
         with pytest.raises(ServiceFailed, match="h was not reloaded: h does not run"):
             await one_shot.reload()
+
+
+async def test_a_tunnel_is_started_from_a_file_that_can_be_read(tmp_path: Path) -> None:
+    tunnel = WireguardConfig(name="tunnel", config=tmp_path / "nefia-none.conf")
+    app = sleeper(tmp_path / "pid")
+    async with open_guard([tunnel, app], tmp_path, CLOCK) as guard:
+        await begin(guard)
+        service = guard.service(tunnel)
+        with pytest.raises(ServiceFailed, match=r"tunnel did not start: /.*: .*No such file"):
+            await service.start(TENURE)
+        os.mkfifo(tunnel.config)  # whoever opens it waits, as for a disk that hangs
+        for _ in range(MAX_READS + 1):
+            with trio.move_on_after(0.05) as hangs:
+                await service.start(TENURE)
+            assert hangs.cancelled_caught
+        await guard.service(app).start(TENURE)
+        pid = pid_in(tmp_path / "pid")
+        guard.end("planned")
+        await over(guard)
+        assert not lives(pid)
 
 
 async def test_what_somebody_else_removes_has_failed(
