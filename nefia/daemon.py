@@ -72,7 +72,6 @@ STOP_SECONDS = 10.0
 
 PROGRAM = "program"
 """What the service of an embedding program is called."""
-SINGLE_NODE_ID = "local"
 CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "transfer_leader"})
 
 _log = structlog.get_logger("nefia.daemon")
@@ -223,9 +222,11 @@ class Daemon:
         if not any(each.kind in EXTERNAL_KINDS for each in services):
             yield None
             return
+        from nefia.guard.environment import NODE_ID
         from nefia.services.guard_client import open_guard
 
-        async with open_guard(services, self._config.state_dir, self._clock) as guard:
+        names = {NODE_ID: self._config.node_id}
+        async with open_guard(services, self._config.state_dir, self._clock, names) as guard:
             yield guard
 
     async def _pulse(self) -> None:
@@ -303,11 +304,8 @@ class Daemon:
 
     async def _run_node(self, task_status: trio.TaskStatus[None]) -> None:
         cluster = self._config.cluster
-        if cluster.enabled:
-            data_dir, node_id = cluster.data_dir, cluster.node_id
-        else:
-            data_dir, node_id = self._config.state_dir / "single", SINGLE_NODE_ID
-        store = await open_lmdb(data_dir, node_id)
+        data_dir = cluster.data_dir if cluster.enabled else self._config.state_dir / "single"
+        store = await open_lmdb(data_dir, self._config.node_id)
         if self._http is not None:
             store.wrote = self._http.meters.write_seconds.observe
         try:

@@ -108,7 +108,7 @@ PURE_IMPORTS = {
                 "typing",
             }
         )
-        for module in ("machine", "lives", "life", "outbox", "effects", "plan")
+        for module in ("machine", "lives", "life", "outbox", "effects", "plan", "environment")
     },
 }
 """What the pure packages may import besides nefia: no clock, file, socket, logger or event loop,

@@ -20,6 +20,7 @@ def guard(setup: Setup) -> None:
     """
     config = setup.load()
     from nefia.config.services import EXTERNAL_KINDS
+    from nefia.guard.environment import NODE_ID
     from nefia.guard.kinds import to_section
 
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -27,6 +28,7 @@ def guard(setup: Setup) -> None:
     services = os.memfd_create("services", 0)
     os.write(services, json.dumps(sections).encode())
     os.lseek(services, 0, os.SEEK_SET)
+    os.environ[NODE_ID] = config.node_id
     # A program anew: what it took to read the configuration does not stay in its memory.
     options = ["--state-dir", str(config.state_dir), "--services", str(services)]
     os.execv(sys.executable, [sys.executable, "-m", "nefia.guard", *options])

@@ -188,6 +188,10 @@ class HttpConfig:
     )
 
 
+SINGLE_NODE_ID = "local"
+"""Of a node that runs without a cluster."""
+
+
 @frozen(kw_only=True)
 class Config:
     """What a daemon runs on. `path` is the file it came from, None for the defaults alone."""
@@ -238,3 +242,7 @@ class Config:
             "What the leader runs, in this order; it stops in reverse. The same on every node.",
         ),
     )
+
+    @property
+    def node_id(self) -> str:
+        return self.cluster.node_id if self.cluster.enabled else SINGLE_NODE_ID

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 
 from nefia.guard.effects import Act, Census, FenceOff, Kill, RenewPlan, Spawn, Terminate
+from nefia.guard.environment import FOLLOWER, OF_LEFTOVERS, REASON, ROLE
 from nefia.guard.life import Life, Order, Phase
 from nefia.guard.outbox import Outbox
 from nefia.guard.plan import Plan, Run, Step
@@ -18,9 +19,6 @@ MAX_STOPS_WAITING = 4
 """Requests that may wait for the end of one service."""
 READY_POLL_SECONDS = 0.1
 """From the end of a ready command to the next."""
-
-ROLE, REASON, FOLLOWER = "NEFIA_ROLE", "NEFIA_REASON", "follower"
-"""Of the environment of SPEC 9, what changes when a service ends."""
 
 
 class Lives:
@@ -141,7 +139,8 @@ class Lives:
         """Remove what an earlier guard left of these."""
         assert not self._lives
         for name, plan in plans.items():
-            life = self._add(Order(name, plan, {}, seconds, seconds), Phase.CLEANING)
+            order = Order(name, plan, OF_LEFTOVERS, seconds, seconds)
+            life = self._add(order, Phase.CLEANING)
             self._clean_up(life, plan.leftovers)
 
     def stop_all(self, deadline: float, reason: str) -> None:

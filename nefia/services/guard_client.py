@@ -73,13 +73,18 @@ class GuardClient:
     """Implements `nefia.services.interface.Guard`. Made by `open_guard`."""
 
     def __init__(
-        self, services: Sequence[ServiceConfig], state_dir: Path, clock: NodeClock
+        self,
+        services: Sequence[ServiceConfig],
+        state_dir: Path,
+        clock: NodeClock,
+        environment: Mapping[str, str],
     ) -> None:
         self.on_lease: Callable[[float], None] = lambda lease_end: None
         self.lease_end = -math.inf
         self._sections = _sections(services)
         self._state_dir = state_dir
         self._clock = clock
+        self._environment = environment
         self._connection: GuardConnection | None = None
         self._loss: GuardLost | None = GuardLost("the guard is starting")
         self._lost = trio.Event()
@@ -185,7 +190,7 @@ class GuardClient:
                     f"no guard listens in {self._state_dir}",
                     hint="systemctl status nefia-guard says more",
                 )
-            connection, process = await start_guard(self._state_dir)
+            connection, process = await start_guard(self._state_dir, self._environment)
         try:
             hello = await connection.hello(self._clock)
             _log.info("guard_found" if process is None else "guard_started", pid=hello.pid)
@@ -385,10 +390,16 @@ def _sections(services: Sequence[ServiceConfig]) -> list[Section]:
 
 @asynccontextmanager
 async def open_guard(
-    services: Sequence[ServiceConfig], state_dir: Path, clock: NodeClock
+    services: Sequence[ServiceConfig],
+    state_dir: Path,
+    clock: NodeClock,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[GuardClient]:
-    """A guard for as long as the block runs; whatever it runs is ended behind it."""
-    client = GuardClient(services, state_dir, clock)
+    """A guard for as long as the block runs; whatever it runs is ended behind it.
+
+    `environment`: of a guard that it starts, besides this process's own.
+    """
+    client = GuardClient(services, state_dir, clock, environment or {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
         yield client

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import trio
@@ -198,7 +198,9 @@ def connect_guard(state_dir: Path) -> GuardConnection | None:
     return GuardConnection(connection)
 
 
-async def start_guard(state_dir: Path) -> tuple[GuardConnection, trio.Process]:
+async def start_guard(
+    state_dir: Path, environment: Mapping[str, str]
+) -> tuple[GuardConnection, trio.Process]:
     """One of this daemon's own, in a session of its own: it outlives the daemon, to clean up.
 
     Raises GuardLost.
@@ -213,6 +215,7 @@ async def start_guard(state_dir: Path) -> tuple[GuardConnection, trio.Process]:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
+                env={**os.environ, **environment},
             )
         except OSError as error:
             ours.close()

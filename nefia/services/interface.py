@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from nefia.config import ServiceConfig
 from nefia.errors import GuardLost, ServiceFailed
+from nefia.guard.environment import CLUSTER_ID, NODE_ID, REASON, ROLE, TERM
 
 __all__ = ["Guard", "GuardLost", "Service", "ServiceFailed", "State", "Tenure"]
 
@@ -47,11 +48,11 @@ class Tenure:
     def environment(self, role: str) -> dict[str, str]:
         """What every command gets besides the guard's own environment (SPEC 9)."""
         return {
-            "NEFIA_NODE_ID": self.node_id,
-            "NEFIA_CLUSTER_ID": self.cluster_id,
-            "NEFIA_ROLE": role,
-            "NEFIA_TERM": str(self.term),
-            "NEFIA_REASON": self.reason,
+            NODE_ID: self.node_id,
+            CLUSTER_ID: self.cluster_id,
+            ROLE: role,
+            TERM: str(self.term),
+            REASON: self.reason,
         }
 
 

@@ -12,6 +12,7 @@ from nefia.guard.lives import MAX_SERVICES
 from nefia.guard.machine import Machine
 from nefia.guard.plan import Plan, Run
 from nefia.guard.protocol import MAX_LEASE_SECONDS, Answered, FromGuard, LeaseHeld
+from nefia.services.interface import Tenure
 from tests.guard.guard_mutants import MUTANTS, Mutant, mutated
 from tests.guard.guard_world import Violation, simulate
 
@@ -120,6 +121,16 @@ def test_clean_up_waits_until_all_are_gone(machine: Machine) -> None:
     [after] = [effect for effect in machine.take() if isinstance(effect, Spawn)]
     assert after.argv == ("after",)
     assert after.environment == {"NEFIA_ROLE": "follower", "NEFIA_REASON": "planned"}
+
+
+def test_to_remove_leftovers_commands_know_where_they_stand() -> None:
+    machine = Machine(0.0)
+    machine.clean(0.0, 1, {"vpn": Plan(leftovers=(Run(("remove",)),))})
+    [removal] = [effect for effect in machine.take() if isinstance(effect, Spawn)]
+    of_a_tenure = Tenure("node-1", "cluster", 1, "it was elected").environment("leader")
+    assert removal.environment.keys() | {"NEFIA_NODE_ID"} == of_a_tenure.keys()
+    assert removal.environment["NEFIA_ROLE"] == "follower"
+    assert removal.environment["NEFIA_TERM"] == "0"
 
 
 def test_what_a_ready_command_says_is_in_the_error(machine: Machine) -> None:

@@ -104,6 +104,10 @@ def guard_of(state_dir: Path) -> int:
     raise AssertionError("no guard runs")
 
 
+def environment_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 async def eventually(condition: Callable[[], object]) -> None:
     deadline = trio.current_time() + PATIENCE_SECONDS
     while not condition():
@@ -306,6 +310,12 @@ async def test_to_end_what_the_guard_has_ended_is_no_reason_to_kill_it(tmp_path:
         await begin(guard, 2)
 
 
+async def test_a_guard_knows_its_node_before_any_tenure(tmp_path: Path) -> None:
+    async with open_guard([], tmp_path, CLOCK, {"NEFIA_NODE_ID": "node-1"}) as guard:
+        await guard.ready()
+        assert b"NEFIA_NODE_ID=node-1" in environment_of(guard_of(tmp_path))
+
+
 async def test_one_that_listens_is_taken(tmp_path: Path) -> None:
     with guard_process(tmp_path, listens=True) as process:
         process.connection.close()
@@ -369,7 +379,7 @@ def test_a_daemon_that_is_killed_or_stopped_takes_its_services_along(
 
 
 def test_the_types_are_those_of_the_interface(tmp_path: Path) -> None:
-    client = GuardClient([], tmp_path, CLOCK)
+    client = GuardClient([], tmp_path, CLOCK, {})
     as_guard: Guard = client
     as_service: Service = client.service(shell("true"))
     assert (as_guard, as_service.config.name) == (client, "app")
