@@ -90,6 +90,8 @@ class Leadership:
         self._make_next: Callable[[], Sequence[Service]] | None = None
         """Those that begin with the next tenure. Made only then: to the guard's client there is one
         service of a name, which is the one that runs."""
+        self._adopted = trio.Event()
+        """Set, and replaced, when others have been made."""
         self._chronicle = chronicle
         self._cluster_id = cluster_id
         self._hand_over = hand_over
@@ -155,14 +157,14 @@ class Leadership:
     ) -> None:
         """Other configurations: heeded now by services that run, the next time by others.
 
-        Other services than before are taken up when none runs.
+        Other services than before are taken up when none runs; the first of a leader begin at once.
         """
         known = [(each.name, each.service.config.kind) for each in self.supervisor.all]
         if [(config.name, config.kind) for config in configs] != known:
             self._make_next = lambda: [make(config) for config in configs]
             if self._stopped.is_set():
                 self._adopt()
-            if self._replica.raft.leader is not None:
+            elif self._replica.raft.leader is not None:
                 hint = "they begin with the next tenure: run nefia cluster transfer-leader"
                 _log.warning("services_changed", hint=hint)
             return
@@ -181,6 +183,8 @@ class Leadership:
         if self._make_next is not None:
             self.supervisor = self._supervise(self._make_next())
             self._make_next = None
+            self._adopted.set()
+            self._adopted = trio.Event()
 
     def _supervise(self, services: Sequence[Service]) -> Supervisor:
         return Supervisor(services, self._clock, self._memory, self._tell)
@@ -189,8 +193,8 @@ class Leadership:
         self._adopt()
         self._planned = None
         self._stop_wanted = trio.Event()
-        if not self.supervisor.all:
-            return
+        while not self.supervisor.all:
+            await self._adopted.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_history)
             await self._predecessors_are_over()

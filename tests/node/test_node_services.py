@@ -9,12 +9,13 @@ import trio
 from attrs import evolve
 
 from nefia.config import ServiceConfig
+from nefia.config.services import CommandConfig
 from nefia.errors import NefiaError, PeerUnreachable, ServiceFailed
 from nefia.services import leadership as leadership_module
 from nefia.services.interface import Service
 from nefia.state.commands import BeginRestore, EndRestore
 from tests.node.cluster import Cluster
-from tests.node.service_stubs import ServiceCluster
+from tests.node.service_stubs import ServiceCluster, StubService
 
 TENURE_SECONDS = 1.0
 """Lease plus stop budget of the default settings."""
@@ -270,6 +271,23 @@ async def test_other_services_begin_with_the_next_tenure(services: ServiceCluste
     await cluster.ask("n2", "transfer_leader", to="n1")
     await cluster.until(lambda: [life.node for life in services.lives.running()] == ["n1"])
     assert [each.service for each in services.lives.running()] == ["b"]
+
+
+async def test_the_first_services_of_a_leader_begin_at_once(
+    nodes: Cluster, nursery: trio.Nursery
+) -> None:
+    services = ServiceCluster(nodes, nursery, names=())
+    await nodes.form("n1", "n2", "n3")
+    leadership, guard = nodes.up["n1"].node.services, services.guards["n1"]
+    assert isinstance(leadership, leadership_module.Leadership)
+    config = CommandConfig(name="a", run=("true",))
+    guard.services.append(StubService(config, guard))
+    term = nodes.up["n1"].raft.term
+    await leadership.reconfigure([config], guard.service)
+    await nodes.until(services.lives.running)
+    assert [(life.node, life.term) for life in services.lives.running()] == [("n1", term)]
+    await nodes.ask("n1", "transfer_leader", to="n2")
+    assert not services.lives.running(), "they are stopped like all others"
 
 
 async def test_a_change_that_is_taken_back_never_begins(services: ServiceCluster) -> None:
