@@ -420,7 +420,10 @@ class Daemon:
             _log.error("configuration_not_reloaded", error=error.message)
             return
         self._config = evolve(self._config, services=config.services)
-        await self._equipment.reload(config.services)
+        if not await self._equipment.reload(config.services):
+            return
+        if self._node is not None:
+            self._node.take_fingerprint(Settings.of(self._config).fingerprint)
         _log.info("configuration_reloaded", services=len(config.services))
 
     async def stop(self, everything: trio.CancelScope, reason: str) -> None:

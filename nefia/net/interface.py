@@ -70,6 +70,9 @@ class MeshEvents(Protocol):
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         """The control lane to `peer` is up; `welcome` names its data directory."""
 
+    def peer_seen(self, welcome: Welcome) -> None:
+        """What a peer that is up says of itself by now: its settings and its clock may change."""
+
     def peer_tried(self, peer: str) -> None:
         """The first attempt to reach `peer` since it was set has ended, one way or the other."""
 

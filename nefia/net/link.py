@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 
@@ -32,6 +33,8 @@ STABLE_SECONDS = 0.25
 RENEWAL_SECONDS = 0.2
 """Between the renewal of one lane and that of the next: long enough to be up again."""
 
+LOOK_SECONDS = 30.0
+"""How often a peer that is up is asked who it is by now."""
 SILENT_PINGS = 2.5
 """Pings without any answer after which a lane is cut."""
 TICKS_PER_PING = 2
@@ -92,6 +95,29 @@ class Link:
             async with trio.open_nursery() as nursery:
                 for lane in self._lanes:
                     nursery.start_soon(lane.run)
+                nursery.start_soon(self._look_again)
+
+    async def _look_again(self) -> None:
+        while True:
+            await sleep(self._setting.clock, LOOK_SECONDS)
+            if self.channels:
+                with suppress(NefiaError):  # of what goes wrong the lanes tell
+                    self._seen(await self._ask_who())
+
+    def _seen(self, welcome: Welcome) -> None:
+        """Only of the process that the lanes go to."""
+        if self.welcome and self.channels and welcome.incarnation == self.welcome.incarnation:
+            self.welcome = welcome
+            self._setting.events.peer_seen(welcome)
+
+    async def _ask_who(self) -> Welcome:
+        """As the peer introduces itself now. Raises NefiaError, also if it would not have us."""
+        setting = self._setting
+        hello = hello_to(setting.local(), PROBE, self.peer)
+        deadline = setting.clock.now() + setting.attempt_seconds
+        channel, welcome = await reach(setting, self.reached_at, hello, deadline)
+        await channel.close()
+        return welcome
 
     def send(self, message: Message) -> bool:
         """Queue it on its lane; False if that lane is down or full."""
@@ -102,14 +128,11 @@ class Link:
     async def renew(self) -> None:
         """Make the lanes anew, one after the other, if the peer would have us as we are now."""
         setting = self._setting
-        hello = hello_to(setting.local(), PROBE, self.peer)
-        deadline = setting.clock.now() + setting.attempt_seconds
         try:
-            channel, _ = await reach(setting, self.reached_at, hello, deadline)
+            await self._ask_who()
         except NefiaError as error:
             setting.events.report("warning", "not_renewed", peer=self.peer, error=error.message)
             return
-        await channel.close()
         for lane in self._lanes:
             lane.renewal.set()
             await sleep(setting.clock, RENEWAL_SECONDS)

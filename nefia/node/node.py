@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 import trio
+from attrs import evolve
 
 from nefia.clock import NodeClock
 from nefia.errors import DiskFailed, NefiaError, NewerFormat, NoQuorum
@@ -24,6 +25,7 @@ from nefia.node.addresses import AddressBook, refusal_to
 from nefia.node.applier import Applier
 from nefia.node.caretaker import Caretaker
 from nefia.node.chronicle import Chronicle
+from nefia.node.comparison import Comparison, settings_differ
 from nefia.node.discovery import Discovery
 from nefia.node.forwarding import forward
 from nefia.node.founding import first_configuration, found_cluster
@@ -51,8 +53,6 @@ from nefia.storage.store import LogStore
 
 RELAY_SECONDS = 1.0
 """How long a follower waits for the leader's view before it shows its own."""
-MAX_CLOCK_DIFFERENCE_MS = 100
-"""Between wall clocks: WireGuard refuses a handshake that is older than the last (SPEC 9)."""
 HAND_OVER_SECONDS = 2.0
 """How long a node that stops waits for its successor."""
 
@@ -89,6 +89,7 @@ class Node:
         self._store = store
         self._clock = clock
         self._answer = answer
+        self._comparison = Comparison()
         self._incarnation = secrets.token_hex(8)
         self._joining = trio.Lock()
         self._untried: set[str] = set()
@@ -295,15 +296,16 @@ class Node:
         if self._is_waiting():
             shown["hint"] = self._discovery.hint
         leader = self._mesh.met(self._raft.leader_id or "")
-        if leader is not None and self._differs(leader):
-            shown["warning"] = (
-                "the raft: or services: settings of this node differ from those of "
-                f"{leader.node_id}; make them equal in nefia.yaml and restart this node"
-            )
+        if leader is not None and leader.settings != self._alike:
+            shown["warning"] = settings_differ(leader.node_id)
         if services := self.services.status():
             shown["services"] = services
         self.annotate(shown)
         return shown
+
+    def take_fingerprint(self, fingerprint: str) -> None:
+        """Of settings that were reloaded; see `Settings`."""
+        self._settings = evolve(self._settings, fingerprint=fingerprint)
 
     async def renew_connections(self) -> None:
         """See `Mesh.renew`."""
@@ -312,9 +314,6 @@ class Node:
     async def pulse(self) -> None:
         """Return once the replica's loop has gone round: a sign that it still does."""
         await self._replica.ask(lambda now: None)
-
-    def _differs(self, welcome: Welcome) -> bool:
-        return welcome.settings != self._alike
 
     def _reachable(self, now: float) -> frozenset[str]:
         """The leader goes by answers, a follower by connections."""
@@ -464,12 +463,11 @@ class Node:
 
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         self._replica.post(lambda now: self._raft.connected(now, peer))
-        if self._differs(welcome):
-            _log.warning("settings_differ", peer=peer, sections=["raft", "services"])
         self._replica.post(self._caretaker.record_met)
-        difference_ms = welcome.utc_ms - _utc_ms()
-        if welcome.utc_ms and abs(difference_ms) > MAX_CLOCK_DIFFERENCE_MS:
-            _log.warning("clocks_differ", peer=peer, by_ms=difference_ms, hint="let NTP set both")
+        self.peer_seen(welcome)
+
+    def peer_seen(self, welcome: Welcome) -> None:
+        self._comparison.heed(welcome, alike=self._alike, utc_ms=_utc_ms())
 
     def peer_tried(self, peer: str) -> None:
         if self._mesh.met(peer) is None:

@@ -87,18 +87,19 @@ class Equipment:
         for each in self._own:
             each.must_be_gone_by(gone_by)
 
-    async def reload(self, services: Sequence[ServiceConfig]) -> None:
-        """What nefia.yaml says now; for daemons, which have nothing of their own."""
+    async def reload(self, services: Sequence[ServiceConfig]) -> bool:
+        """Whether they could be taken up; for daemons, which have nothing of their own."""
         assert not self._own
         if not self._node.may_lead:
-            return
+            return True
         if self._guard is None and any(each.kind in EXTERNAL_KINDS for each in services):
             _log.error("services_not_reloaded", hint="restart the daemon, so that it has a guard")
-            return
+            return False
         self._configs = services
         if self._guard is not None:
             self._guard.configure(services)
         await self._leadership.reconfigure(services, self._make)
+        return True
 
     def _make(self, config: ServiceConfig) -> Service:
         if isinstance(config, ReactorConfig):

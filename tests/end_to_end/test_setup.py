@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
-from tests.end_to_end.cluster import Cluster, new_cluster, until
+from tests.end_to_end.cluster import Cluster, free_ports, new_cluster, until
 
 
 def test_three_nodes_are_set_up_as_the_guide_says(cluster: Cluster) -> None:
@@ -143,3 +145,22 @@ def test_a_node_with_other_settings_is_warned_of(place: Path) -> None:
         )
         assert "settings_differ" in second.log_text
         assert first.cli("cluster", "status").stderr == ""
+
+
+def test_so_is_one_that_was_reloaded_alone(place: Path) -> None:
+    with new_cluster(place, 2) as cluster:
+        cluster.form()
+        second = cluster.daemons[1]
+        alike = json.loads(second.config.read_text())
+        [port] = free_ports(1)
+        reactor = {"name": "reactor", "kind": "reactor", "listen": f"127.0.0.1:{port}"}
+
+        def reload(services: list[dict[str, str]]) -> None:
+            second.config.write_text(json.dumps(alike | {"services": services}))
+            os.kill(second.pid, signal.SIGHUP)
+
+        assert "warning" not in second.call("status")
+        reload([reactor])
+        until(lambda: "settings of this" in second.call("status").get("warning", ""), "they differ")
+        reload([])
+        until(lambda: "warning" not in second.call("status"), "they are alike again")

@@ -26,6 +26,7 @@ class Recorder:
         self.node = node
         self.messages: list[Message] = []
         self.met: list[str] = []
+        self.seen: list[Welcome] = []
         self.tried: list[str] = []
         self.broken: list[str] = []
         self.lost: list[tuple[str, float]] = []
@@ -69,6 +70,9 @@ class Recorder:
 
     def stranger_met(self, peer: str, address: str) -> None:
         self.strangers.append((peer, address))
+
+    def peer_seen(self, welcome: Welcome) -> None:
+        self.seen.append(welcome)
 
     def peer_met(self, peer: str, welcome: Welcome) -> None:
         assert welcome.node_id == peer

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from attrs import evolve
 from trio.testing import MockClock
 
 from nefia.net.channel import MAX_QUEUE_FRAMES
 from nefia.net.interface import MAX_ATTEMPT_SECONDS, PeerTarget
-from nefia.net.link import MAX_BACKOFF_SECONDS
+from nefia.net.link import LOOK_SECONDS, MAX_BACKOFF_SECONDS
 from nefia.raft.messages import AppendEntries, Message, RequestVote, TimeoutNow, VoteReply
 from tests.net.net_driver import Node, eventually, large, small
 from tests.net.net_memory import MemoryNetwork
@@ -30,6 +31,10 @@ def up(node: Node) -> int:
     return sum(status.lanes_up for status in node.mesh.status().values())
 
 
+def lane_dials(net: MemoryNetwork, *nodes: Node) -> int:
+    return len(net.dials) - sum(len(node.events.seen) for node in nodes)
+
+
 def sent_by(node: Node, sender: str) -> list[int]:
     return [m.term for m in node.events.messages if m.sender == sender]
 
@@ -47,6 +52,26 @@ async def test_messages_arrive_both_ways_and_in_order(
     assert sent_by(two, "one") == sent_by(one, "two") == list(range(1, 101))
     assert one.events.met == ["two"]
     assert one.events.tried == ["two"]
+
+
+async def test_a_peer_is_asked_who_it_is_by_now(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Its settings change with a reload, its clock by itself; no lane is made anew for that."""
+    net = MemoryNetwork()
+    one, two = Node("one", net.of("one")), Node("two", net.of("two"))
+    await started(nursery, one, two)
+    two.me = evolve(two.me, settings="reloaded", utc_ms=7)
+    await trio.sleep(LOOK_SECONDS + 1)
+    welcome = one.mesh.met("two")
+    assert welcome is not None
+    assert (welcome.settings, welcome.utc_ms) == ("reloaded", 7)
+    assert one.events.seen == [welcome]
+    assert one.events.met == ["two"]
+    assert one.events.broken == []
+    two.me = evolve(two.me, incarnation="of another process", settings="its")
+    await trio.sleep(LOOK_SECONDS)
+    assert one.mesh.met("two") == welcome, "the lanes go to that one still"
 
 
 async def test_what_is_sent_together_is_heard_together(
@@ -141,7 +166,7 @@ async def test_a_slow_listener_keeps_its_lanes_and_bounds_what_waits(
     assert queued > 10
     await trio.sleep(60)
     assert one.events.broken == []
-    assert len(net.dials) == 2 * LANES
+    assert lane_dials(net, one, two) == 2 * LANES
     disk.set()
     await eventually(lambda: sent_by(two, "one") == list(range(1, queued + 1)))
 
@@ -162,7 +187,7 @@ async def test_idle_lanes_stay_up(autojump_clock: MockClock, nursery: trio.Nurse
     one, two = Node("one", net.of("one")), Node("two", net.of("two"))
     await started(nursery, one, two)
     await trio.sleep(300)
-    assert len(net.dials) == 2 * LANES
+    assert lane_dials(net, one, two) == 2 * LANES
     assert one.events.broken == two.events.broken == []
 
 

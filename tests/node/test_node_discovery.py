@@ -8,6 +8,7 @@ import trio
 from attrs import evolve
 from structlog.testing import capture_logs
 
+from nefia.net.link import LOOK_SECONDS
 from nefia.raft.entries import SnapshotMeta
 from nefia.raft.messages import InstallSnapshot
 from tests.node.cluster import Cluster
@@ -64,8 +65,25 @@ async def test_wall_clocks_that_differ_are_told(cluster: Cluster) -> None:
     structlog.reset_defaults()
     with capture_logs() as logs:
         node.peer_met("n2", evolve(welcome, utc_ms=welcome.utc_ms + 50))
-        assert not [each for each in logs if each["event"] == "clocks_differ"]
-        node.peer_met("n2", evolve(welcome, utc_ms=welcome.utc_ms - 3_600_000))
+        node.peer_seen(evolve(welcome, utc_ms=welcome.utc_ms - 3_600_000))
+        assert not [each for each in logs if each["event"] == "clocks_differ"], "it may be late"
+        for _ in range(2):
+            node.peer_seen(evolve(welcome, utc_ms=welcome.utc_ms - 3_600_000))
     (warning,) = [each for each in logs if each["event"] == "clocks_differ"]
     assert warning["peer"] == "n2"
     assert warning["by_ms"] == pytest.approx(-3_600_000, abs=60_000)
+
+
+async def test_reloaded_settings_are_compared(cluster: Cluster) -> None:
+    """At once with what others have said last, and before long with what they say now."""
+    structlog.reset_defaults()
+    nodes = {name: process.node for name, process in cluster.up.items()}
+    with capture_logs() as logs:
+        nodes["n1"].take_fingerprint("reloaded")
+        nodes["n2"].take_fingerprint("reloaded")
+        assert "settings" in nodes["n2"].status()["warning"], "it has not heard of n1's yet"
+        await trio.sleep(LOOK_SECONDS + 1)
+    assert "warning" not in nodes["n2"].status()
+    assert "settings of this node differ from those of n1" in nodes["n3"].status()["warning"]
+    told = [each["peer"] for each in logs if each["event"] == "settings_differ"]
+    assert sorted(told) == ["n1", "n2", "n3", "n3"], "n3 by both others, and these by it"

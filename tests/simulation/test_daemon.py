@@ -43,7 +43,7 @@ def test_the_state_does_not_depend_on_wall_clocks(monkeypatch: pytest.MonkeyPatc
     All that is left out is what is told of wall clocks: the times that the history shows, and the
     warning that two of them differ.
     """
-    monkeypatch.setattr("nefia.node.node.MAX_CLOCK_DIFFERENCE_MS", math.inf)
+    monkeypatch.setattr("nefia.node.comparison.MAX_CLOCK_DIFFERENCE_MS", math.inf)
     monkeypatch.setattr(
         "nefia.node.chronicle.RecordEvent", lambda **fields: RecordEvent(**fields | {"utc_ms": 0})
     )
