@@ -1,6 +1,6 @@
 """The leader's services are exclusive: measured from outside, on real processes (issue 8).
 
-`nox -s handovers` does the same a hundred times, and the slow kinds too.
+`nox -s handovers` does the same a hundred times.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ def exclusive(names: Sequence[str]) -> None:
 
 def test_services_of_two_leaders_never_meet() -> None:
     exclusive(PLAIN)
+
+
+def test_services_of_a_leader_that_was_frozen_meet_no_others() -> None:
+    exclusive(["freeze"])
 
 
 def test_stubborn_services_of_two_leaders_never_meet() -> None:
