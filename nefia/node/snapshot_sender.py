@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from nefia.clock import NodeClock, sleep
-from nefia.errors import DataDamaged, NefiaError
+from nefia.errors import DataDamaged, NefiaError, NotFound
 from nefia.net.transfer import Read
 from nefia.node.replica import Replica
 from nefia.raft.effects import SendSnapshot
@@ -132,6 +132,8 @@ class SnapshotSender:
             await self._snapshots.restore(info, _read_through)
         except DataDamaged:
             await self._snapshots.set_aside(info)
+        except NotFound:
+            pass  # so another is taken anyway
 
     async def _follow(self, leader: Leader, peer: str, index: int) -> None:
         """Until it has installed the snapshot and caught up, or stands still."""

@@ -28,6 +28,7 @@ from nefia.storage.snapshot_format import (
     damaged,
     data_hasher,
     encode_metadata,
+    gone,
     read_metadata,
     read_records,
 )
@@ -141,6 +142,8 @@ class SnapshotDirectory:
             files.remove(old)
 
     def set_aside(self, info: SnapshotInfo) -> None:
+        if info not in self.found:
+            return
         self.found = tuple([each for each in self.found if each.id != info.id])
         self._set_aside(self.place_of(info), "its data are damaged")
 
@@ -154,10 +157,16 @@ class SnapshotDirectory:
 
     # Reading one.
 
+    def open_data(self, info: SnapshotInfo) -> int:
+        try:
+            return os.open(self.place_of(info) / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise gone(info) from None
+
     def restore(self, info: SnapshotInfo, build: Build[T]) -> T:
-        path = self.place_of(info) / DATA_FILE
-        with path.open("rb", READ_BUFFER_BYTES) as file, collector_off():
-            return build(read_records(file, info, str(path)))
+        fd = self.open_data(info)
+        with open(fd, "rb", READ_BUFFER_BYTES) as file, collector_off():
+            return build(read_records(file, info, str(self.place_of(info) / DATA_FILE)))
 
     # Taking one in.
 
@@ -267,8 +276,7 @@ class FileSnapshots:
         return _FileWriter(self, self._directory, described, path, file)
 
     async def reader(self, info: SnapshotInfo) -> SnapshotReader:
-        path = self._directory.place_of(info) / DATA_FILE
-        return _FileReader(self, await self.do(lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+        return _FileReader(self, await self.do(partial(self._directory.open_data, info)))
 
     async def restore(self, info: SnapshotInfo, build: Build[T]) -> T:
         return await self.do(lambda: self._directory.restore(info, build))

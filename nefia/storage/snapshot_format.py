@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeAlias
 import zstandard
 from attrs import frozen
 
-from nefia.errors import DataDamaged, NewerFormat
+from nefia.errors import DataDamaged, NewerFormat, NotFound
 from nefia.raft.entries import SnapshotMeta
 from nefia.state.records import KINDS, Record
 from nefia.wire import RECORDS, Codec, Malformed
@@ -168,6 +168,10 @@ def _records_of(raw: bytes) -> Iterator[Record]:
 
 def damaged(where: str, what: str) -> DataDamaged:
     return DataDamaged(f"{where} is damaged: {what}")
+
+
+def gone(info: SnapshotInfo) -> NotFound:
+    return NotFound(f"the snapshot {info.id} is no longer there: newer ones have taken its place")
 
 
 # Metadata.

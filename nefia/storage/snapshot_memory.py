@@ -13,6 +13,7 @@ from nefia.storage.snapshot_format import (
     SnapshotInfo,
     damaged,
     data_hasher,
+    gone,
     read_records,
 )
 from nefia.storage.snapshots import Build
@@ -65,16 +66,20 @@ class MemorySnapshots:
 
     async def reader(self, info: SnapshotInfo) -> _MemoryReader:
         await self.step()
-        return _MemoryReader(self, self._shelf.snapshots[info.id][1])
+        return _MemoryReader(self, self._data(info))
 
     async def restore(self, info: SnapshotInfo, build: Build[T]) -> T:
         await self.step()
-        data = self._shelf.snapshots[info.id][1]
-        return build(read_records(BytesIO(data), info, f"the snapshot {info.id}"))
+        return build(read_records(BytesIO(self._data(info)), info, f"the snapshot {info.id}"))
+
+    def _data(self, info: SnapshotInfo) -> bytes:
+        if info.id not in self._shelf.snapshots:
+            raise gone(info)
+        return self._shelf.snapshots[info.id][1]
 
     async def set_aside(self, info: SnapshotInfo) -> None:
         await self.step()
-        del self._shelf.snapshots[info.id]
+        self._shelf.snapshots.pop(info.id, None)
 
     async def prune(self, retain: int) -> None:
         await self.step()

@@ -55,17 +55,23 @@ class SnapshotStore(Protocol):
 
     async def create(self, described: Described) -> SnapshotWriter: ...
 
-    async def reader(self, info: SnapshotInfo) -> SnapshotReader: ...
+    async def reader(self, info: SnapshotInfo) -> SnapshotReader:
+        """Raises NotFound if it has been pruned or set aside meanwhile."""
+        ...
 
     async def restore(self, info: SnapshotInfo, build: Build[T]) -> T:
-        """`build(records)`; every record is checked. Raises DataDamaged and what `build` raises.
+        """`build(records)`; every record is checked. Raises DataDamaged and what `build` raises,
+        and NotFound if it has been pruned or set aside meanwhile.
 
         A real store calls it in its thread, without the garbage collector.
         """
         ...
 
     async def set_aside(self, info: SnapshotInfo) -> None:
-        """It is damaged: it counts no more, and is kept for whoever wants to look at it."""
+        """It is damaged: it counts no more, and is kept for whoever wants to look at it.
+
+        Nothing happens if it is no longer there.
+        """
         ...
 
     async def prune(self, retain: int) -> None:

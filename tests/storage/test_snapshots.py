@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from nefia.clock import TrioNodeClock
-from nefia.errors import DataDamaged
+from nefia.errors import DataDamaged, NotFound
 from nefia.storage.lmdb_store import open_lmdb
 from nefia.storage.memory import Disk, open_memory
 from nefia.storage.snapshot_format import SnapshotInfo
@@ -71,6 +71,23 @@ async def test_a_snapshot_is_there_after_reopening(place: Place) -> None:
     sizes = {each.kind: each.count for each in info.kinds}
     assert sizes == {"counters": 1, "task": MANY}
     assert await contents(store, info) == before
+
+
+async def test_a_snapshot_that_has_gone_is_not_found(place: Place) -> None:
+    """Between its choice and its reading another was taken; that is no fault of the disk."""
+    store = await place.open()
+    old = await make(store, 5)
+    reader = await store.reader(old)
+    await make(store, 90)
+    await store.prune(1)
+    assert await reader.read(0, 1), "who reads it already reads on"
+    reader.close()
+    with pytest.raises(NotFound, match="2-5"):
+        await store.reader(old)
+    with pytest.raises(NotFound):
+        await contents(store, old)
+    await store.set_aside(old)
+    assert [info.place.index for info in store.found] == [90]
 
 
 async def test_the_newest_is_found_first_and_the_oldest_goes(place: Place) -> None:
