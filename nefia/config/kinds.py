@@ -21,6 +21,7 @@ MAX_SHOWN_CHARACTERS = 80
 MAX_HOST_NAME_CHARACTERS = 253
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*):(?P<port>[0-9]{1,5})", re.ASCII)
 
@@ -244,6 +245,20 @@ DIAL_ADDRESS = Kind("address", _dialable)
 def optional(kind: Kind, *, absent: object) -> Kind:
     """`kind`, or the empty text, which stands for the value `absent`."""
     return Kind(kind.description, lambda raw: absent if raw == "" else kind.convert(raw))
+
+
+def name_of(what: str) -> Kind:
+    """What a service or the like is called; `what` is "a service", for the message."""
+
+    def convert(raw: Scalar) -> str:
+        if not isinstance(raw, str) or not _NAME.fullmatch(raw):
+            raise WrongValue(
+                f"{shown(raw)} is not {what}'s name; write 1 to 32 letters, digits, dots, hyphens "
+                "and underscores that begin with a letter or digit"
+            )
+        return raw
+
+    return Kind("name", convert)
 
 
 def one_of(*words: str) -> Kind:

@@ -24,6 +24,7 @@ from nefia.config.kinds import (
     Variants,
     WrongValue,
     duration,
+    name_of,
     one_of,
     optional,
     shown,
@@ -54,7 +55,6 @@ DEFAULT_SEVERITY = "info"
 
 EVENT_FIELDS = ("id", "type", "host", "severity", "data")
 
-_RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _PLACEHOLDER = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<place>[^{}$]+)\}|)")
 _COMPARISON = re.compile(r"(?P<operator>>=|<=|>|<|==|!=)\s*(?P<operand>.*)", re.DOTALL)
 _URL = re.compile(r"https?://[^/\s?#]+[^\s#]*")
@@ -150,15 +150,6 @@ def _operand(text: str) -> str | int | float | bool | None:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return text
     return value if isinstance(value, bool | int | float | None) else text
-
-
-def _name(raw: Scalar) -> str:
-    if not isinstance(raw, str) or not _RULE_NAME.fullmatch(raw):
-        raise WrongValue(
-            f"{shown(raw)} is not a rule's name; write 1 to 32 letters, digits, dots, hyphens "
-            "and underscores that begin with a letter or digit"
-        )
-    return raw
 
 
 def _template(raw: Scalar) -> Template:
@@ -293,7 +284,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
 @frozen(kw_only=True)
 class RuleConfig:
     name: str = field(
-        metadata=described(Kind("name", _name), None, "Unique among the rules of this Reactor.")
+        metadata=described(name_of("a rule"), None, "Unique among the rules of this Reactor.")
     )
     match: MatchConfig = field(
         factory=MatchConfig,

@@ -19,6 +19,7 @@ from nefia.config.kinds import (
     Scalar,
     Texts,
     WrongValue,
+    name_of,
     one_of,
     optional,
     parse_address,
@@ -37,17 +38,7 @@ LONGEST_KEEPALIVE = "18h"
 MAX_INTERFACE_CHARACTERS = 15
 """The kernel's limit."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _INTERFACE = re.compile(rf"[!-.0-9;-~]{{1,{MAX_INTERFACE_CHARACTERS}}}")
-
-
-def _name(raw: Scalar) -> str:
-    if not isinstance(raw, str) or not _NAME.fullmatch(raw):
-        raise WrongValue(
-            f"{shown(raw)} is not a service's name; write 1 to 32 letters, digits, dots, hyphens "
-            "and underscores that begin with a letter or digit"
-        )
-    return raw
 
 
 def _interface(raw: Scalar) -> str:
@@ -95,7 +86,7 @@ class _Service:
     """What all kinds have. Durations in seconds."""
 
     name: str = field(
-        metadata=described(Kind("name", _name), None, "Unique among the services of this node.")
+        metadata=described(name_of("a service"), None, "Unique among the services of this node.")
     )
     start_timeout: float = setting(
         _STOP, "10s", "A service that is not ready after so long has failed to start."
