@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 
 import trio
 from trio.abc import Stream
@@ -38,7 +37,9 @@ async def receive(stream: Stream, most_bytes: int) -> bytes | bytearray:
     try:
         while True:
             await trio.lowlevel.wait_readable(descriptor)
-            with suppress(BlockingIOError):
+            try:
                 return os.read(descriptor, most_bytes)
+            except BlockingIOError:
+                pass
     except OSError as error:
         raise trio.BrokenResourceError(f"socket connection broken: {error}") from error

@@ -96,17 +96,25 @@ def _structure_class(cls: Any, converter: Converter) -> Callable[[object, object
         items = [hook(item, kind) for (hook, kind), item in zip(parts, value, strict=False)]
         return cls(**dict(zip(names, items, strict=False)))
 
-    kinds = [field.type for field in fields]
-    if any(field.kw_only or field.type not in _SCALARS for field in fields):
-        return structure
+    found = [_encoded_kind(field.type) for field in fields]
+    converted = [(i, *part) for i, part in enumerate(parts) if part[1] not in _SCALARS]
 
-    def structure_scalars(value: object, kind: object) -> object:
-        """The same where nothing has to be converted."""
-        if type(value) is list and list(map(type, value)) == kinds:
-            return cls(*value)
-        return structure(value, kind)
+    def structure_quickly(value: object, kind: object) -> object:
+        """The same where all fields are there: one comparison for all scalars."""
+        if type(value) is not list or list(map(type, value)) != found:
+            return structure(value, kind)
+        for i, hook, field_kind in converted:
+            value[i] = hook(value[i], field_kind)
+        return cls(**dict(zip(names, value, strict=True)))
 
-    return structure_scalars
+    return structure if None in found else structure_quickly
+
+
+def _encoded_kind(kind: Any) -> type | None:
+    """What a field is before it is structured; None if that depends on its value."""
+    if kind in _SCALARS:
+        return kind  # type: ignore[no-any-return]
+    return list if _is_tuple(kind) or attrs.has(kind) else None
 
 
 def _unstructure_tuple(kind: Any, converter: Converter) -> Hook:

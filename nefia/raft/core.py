@@ -50,7 +50,6 @@ from nefia.raft.messages import (
     VoteReply,
 )
 from nefia.raft.options import Options
-from nefia.raft.outbox import Outbox
 from nefia.raft.roles import TRANSITIONS, Role
 from nefia.raft.tenure import left_ms
 
@@ -100,7 +99,7 @@ class Raft:
         self.cluster_ms = 0
         self.campaign_reason = ""
         self.halted = False
-        self.outbox = Outbox()
+        self.effects = Effects()
         self._fetching = False
         self._told_removed_by = (0, 0)  # term, index
         self._removal_noticed = False
@@ -268,7 +267,7 @@ class Raft:
     def persisted(self, now: float, sequence: int) -> None:
         """The write of that sequence is durable."""
         # First the release: what is on disk is on disk, whatever the time shows.
-        self.outbox.send += self.durability.persisted(sequence, self.term)
+        self.effects.send += self.durability.persisted(sequence, self.term)
         if not self._observe(now):
             return
         if self.role is Role.CANDIDATE and self.durability.hard_state_is_durable:
@@ -290,7 +289,7 @@ class Raft:
             self._fetching = False
             due = [entry for entry in entries if entry.index > self.applied_index]
             assert not due or due[0].index == self.applied_index + 1
-            self.outbox.committed += due
+            self.effects.committed += due
             self.applied_index += len(due)
         elif self.leader:
             self.leader.fetched(node_id, entries)
@@ -347,28 +346,27 @@ class Raft:
 
     def take(self) -> Effects:
         """Everything that is to be done since the last call; the driver must do all of it."""
-        write = None
+        effects = self.effects
         if not self.halted:
             self._settle()
-            write = self.durability.next_write(self.now, self.hard_state, self.log)
-        out, self.outbox = self.outbox, Outbox()
-        return out.effects(write)
+            effects.write = self.durability.next_write(self.now, self.hard_state, self.log)
+        self.effects = Effects()
+        return effects
 
     def send(self, message: Message, *, stored_through: int = 0) -> None:
         """Send, as soon as what the message says is durable. For `Leader` too."""
-        self.outbox.send += self.durability.send(message, stored_through)
+        self.effects.send += self.durability.send(message, stored_through)
 
     # Time, and what follows from any input.
 
     def _observe(self, now: float) -> bool:
         """Take note of the time before anything else; False if this node is halted."""
-        assert now >= self.now, "time never goes back"
-        self.now = now
-        if self.halted:
-            return False
-        if self.leader:
-            self.leader.observe()
-        return True
+        if now != self.now:
+            assert now > self.now, "time never goes back"
+            self.now = now
+            if self.leader and not self.halted:
+                self.leader.observe()
+        return not self.halted
 
     def _settle(self) -> None:
         """What follows from whatever has happened: hand over commits, forget, check."""
@@ -382,18 +380,18 @@ class Raft:
 
     def _hand_over(self) -> None:
         """Hand committed entries to the driver, one batch a pass: it has other things to do too."""
-        if not self._hand_over_due or self.outbox.committed:
+        if not self._hand_over_due or self.effects.committed:
             return
         first = self.applied_index + 1
         if first < self.log.first_in_memory:
             last = min(self.commit_index, self.log.first_in_memory - 1)
-            self.outbox.fetch.append(Fetch(self.node_id, first, last))
+            self.effects.fetch.append(Fetch(self.node_id, first, last))
             self._fetching = True
             return
         entries = self.log.in_memory(
             first, self.commit_index, MAX_HAND_OVER_BYTES, MAX_HAND_OVER_ENTRIES
         )
-        self.outbox.committed += entries
+        self.effects.committed += entries
         self.applied_index = entries[-1].index
 
     @property
@@ -426,13 +424,13 @@ class Raft:
         self.log.reset(snapshot)
         self.durability.log_replaced(snapshot)
         self._fetching = False
-        self.outbox.committed.clear()
-        self.outbox.restore = snapshot
+        self.effects.committed.clear()
+        self.effects.restore = snapshot
         self.applied_index = snapshot.index
         self.advance_commit(snapshot.index)
 
     def notice(self, notice: Notice) -> None:
-        self.outbox.notices.append(notice)
+        self.effects.notices.append(notice)
 
     # Roles.
 

@@ -1,4 +1,4 @@
-"""What the core asks its driver for. Frozen values; the driver performs, the core decides.
+"""What the core asks its driver for. The driver performs, the core decides.
 
 The order within one `Effects` does not matter: the core itself withholds every message that rests
 on a write until the driver has reported that write as durable (`Raft.persisted`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
@@ -118,18 +118,19 @@ Notice: TypeAlias = (
 )
 
 
-@frozen
+@define
 class Effects:
-    """`committed` entries come in order, each once, and only to be applied to the state.
+    """What has gathered since the last `Raft.take`, which gives it away for good.
 
+    `committed` entries come in order, each once, and only to be applied to the state.
     `restore`: before that, replace the state by that of the snapshot just received.
     """
 
-    send: tuple[Message, ...] = ()
+    send: list[Message] = field(factory=list)
     write: Write | None = None
     restore: SnapshotMeta | None = None
-    committed: tuple[Entry, ...] = ()
-    reads: tuple[ReadReady, ...] = ()
-    fetch: tuple[Fetch, ...] = ()
-    snapshots: tuple[SendSnapshot, ...] = ()
-    notices: tuple[Notice, ...] = ()
+    committed: list[Entry] = field(factory=list)
+    reads: list[ReadReady] = field(factory=list)
+    fetch: list[Fetch] = field(factory=list)
+    snapshots: list[SendSnapshot] = field(factory=list)
+    notices: list[Notice] = field(factory=list)

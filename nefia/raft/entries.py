@@ -25,8 +25,8 @@ class Entry:
 
     @property
     def size_bytes(self) -> int:
-        command_bytes = len(self.payload) if isinstance(self.payload, bytes) else 0
-        return ENTRY_OVERHEAD_BYTES + command_bytes
+        payload = self.payload
+        return ENTRY_OVERHEAD_BYTES + (len(payload) if type(payload) is bytes else 0)
 
 
 @frozen

@@ -82,7 +82,7 @@ class _Departure:
 
 class Leader:
     """The leader's volatile state (paper, figure 2), and its timers. Changes only `raft`'s log,
-    durability, commit index and outbox."""
+    durability, commit index and effects."""
 
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
@@ -231,12 +231,12 @@ class Leader:
             first = progress.next_index
             if first <= log.base_index:
                 progress.begin_snapshot()
-                self.raft.outbox.snapshots.append(SendSnapshot(node_id, log.base_index))
+                self.raft.effects.snapshots.append(SendSnapshot(node_id, log.base_index))
                 return
             if first < log.first_in_memory:
                 progress.fetching = True
                 window = min(last, log.first_in_memory - 1, first + MAX_APPEND_ENTRIES - 1)
-                self.raft.outbox.fetch.append(Fetch(node_id, first, window))
+                self.raft.effects.fetch.append(Fetch(node_id, first, window))
                 return
             entries = log.in_memory(first, last, MAX_APPEND_BYTES, MAX_APPEND_ENTRIES)
             self._send_append(node_id, progress, first - 1, entries)
@@ -281,16 +281,18 @@ class Leader:
         progress = self.progress.get(reply.sender)
         if progress is None or reply.round > self.rounds.latest:
             return
-        progress.heard(reply.round, self.raft.now)
+        is_new_round = progress.heard(reply.round, self.raft.now)
         if isinstance(reply, AppendReply) and not reply.success:
             index, _ = self.raft.log.newest_at_most(reply.hint_index, reply.hint_term)
             progress.refused(reply.prev_log_index, index + 1)
         elif progress.matched(reply.match_index):
-            self._advance_commit()
+            if reply.match_index > self.raft.commit_index:
+                self._advance_commit()
             if self.raft.leader is not self:
                 return  # what was committed was this node's removal
             self._drop_departures()
-        self._confirm()
+        if is_new_round:
+            self._confirm()
         if reply.sender not in self.progress:
             return  # it has heard of its removal, which is all that it is still told
         self._replicate(reply.sender, progress)
@@ -362,7 +364,7 @@ class Leader:
             return  # it cannot know yet what its predecessors committed
         while self._reads and self._reads[0].round <= self._confirmed_round:
             read = self._reads.popleft()
-            self.raft.outbox.reads.append(ReadReady(read.token, read.index))
+            self.raft.effects.reads.append(ReadReady(read.token, read.index))
         if self._reads and self._confirmed_round == self.rounds.latest:
             self._begin_round()
 

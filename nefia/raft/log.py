@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 
 from nefia.raft.configuration import Configuration
 from nefia.raft.entries import Entry, SnapshotMeta
@@ -16,11 +15,16 @@ from nefia.raft.entries import Entry, SnapshotMeta
 MEMORY_BYTES = 16 * 1024 * 1024
 """How much of the durable, applied log stays in memory for followers that are a little behind."""
 
+EVICTED_BYTES = 1024 * 1024
+"""So much beyond that is waited for, and then goes at once: to shorten a long list takes time."""
+
 
 class Log:
     """Entries `first_index`..`last_index`. `base` stands for all that was compacted away before.
 
-    Owned and changed by `core.Raft` alone.
+    `configuration` is the newest one in the log, which is in force, committed or not (4.1), and
+    `configuration_index` the index of its entry. `last_term` is the term of the last entry, or the
+    base's. Owned and changed by `core.Raft` alone.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Log:
         tail: Sequence[Entry] = (),
     ) -> None:
         self.base = base
+        self.base_index = base.index if base else 0
         self._term_starts = list(term_starts)
         self._configurations = list(configurations)
         self._tail = list(tail)
@@ -41,10 +46,14 @@ class Log:
         self.last_index = self.base_index if last_index is None else last_index
         self._tail_first = self._tail[0].index if self._tail else self.last_index + 1
         assert self._tail_first + len(self._tail) == self.last_index + 1
+        self._look_at_end()
 
-    @property
-    def base_index(self) -> int:
-        return self.base.index if self.base else 0
+    def _look_at_end(self) -> None:
+        """Remember what is asked for all the time."""
+        self.configuration_index, self.configuration = self.configuration_at(self.last_index)
+        term = self.term_at(self.last_index)
+        assert term is not None
+        self.last_term = term
 
     @property
     def base_term(self) -> int:
@@ -62,12 +71,6 @@ class Log:
     def appended_bytes(self) -> int:
         """Of all entries that were ever here; what was truncated again does not count."""
         return self._dropped_bytes + self._tail_bytes
-
-    @property
-    def last_term(self) -> int:
-        term = self.term_at(self.last_index)
-        assert term is not None
-        return term
 
     def term_at(self, index: int) -> int | None:
         """The term of the entry at `index`; None if it is compacted away or beyond the end."""
@@ -108,15 +111,7 @@ class Log:
             index = start - 1
         return self.base_index, self.base_term
 
-    # Configurations: the newest one in the log is in force, committed or not (4.1).
-
-    @property
-    def configuration(self) -> Configuration:
-        return self.configuration_at(self.last_index)[1]
-
-    @property
-    def configuration_index(self) -> int:
-        return self.configuration_at(self.last_index)[0]
+    # Configurations.
 
     def configuration_at(self, index: int) -> tuple[int, Configuration]:
         """(index of its entry, configuration) in force once the log reached `index`."""
@@ -143,14 +138,12 @@ class Log:
         assert self._tail_first <= first <= last <= self.last_index
         start = first - self._tail_first
         window = self._tail[start : start + min(last - first + 1, limit)]
-        total = 0
-
-        def fits(entry: Entry) -> bool:
-            nonlocal total
-            total += entry.size_bytes
-            return total <= limit_bytes or entry.index == first
-
-        return tuple(takewhile(fits, window))
+        total_bytes = 0
+        for count, entry in enumerate(window):
+            total_bytes += entry.size_bytes
+            if total_bytes > limit_bytes and count:
+                return tuple(window[:count])
+        return tuple(window)
 
     def from_index(self, first: int) -> tuple[Entry, ...]:
         """All entries from `first` on; they must be in memory."""
@@ -165,9 +158,10 @@ class Log:
                 self._term_starts.append((entry.index, entry.term))
             if isinstance(entry.payload, Configuration):
                 self._configurations.append((entry.index, entry.payload))
+                self.configuration_index, self.configuration = entry.index, entry.payload
             self._tail.append(entry)
             self._tail_bytes += entry.size_bytes
-            self.last_index = entry.index
+            self.last_index, self.last_term = entry.index, entry.term
 
     def truncate_from(self, index: int) -> None:
         """Drop the entries from `index` on; a configuration among them is undone (4.1)."""
@@ -181,6 +175,7 @@ class Log:
             self._term_starts.pop()
         while self._configurations and self._configurations[-1][0] >= index:
             self._configurations.pop()
+        self._look_at_end()
 
     def compact(self, through: int) -> SnapshotMeta:
         """Forget what a snapshot covers, up to `through` (5.1). Returns the new base."""
@@ -190,6 +185,7 @@ class Log:
         next_term = self.term_at(through + 1)
         configuration_index, configuration = self.configuration_at(through)
         self.base = SnapshotMeta(through, term, configuration, configuration_index)
+        self.base_index = through
         later = [start for start in self._term_starts if start[0] > self.first_index]
         self._term_starts = ([] if next_term is None else [(self.first_index, next_term)]) + later
         self._configurations = [c for c in self._configurations if c[0] > through]
@@ -199,16 +195,17 @@ class Log:
     def reset(self, base: SnapshotMeta) -> None:
         """Begin anew behind a snapshot from the leader; nothing here is of use (5.3)."""
         self.base = base
-        self.last_index = base.index
+        self.base_index = self.last_index = base.index
         self._term_starts.clear()
         self._configurations.clear()
         self._tail.clear()
         self._tail_bytes = 0
         self._tail_first = base.index + 1
+        self._look_at_end()
 
     def evict(self, through: int) -> None:
-        """Keep at most `MEMORY_BYTES` of the entries up to `through`, which storage has too."""
-        if self._tail_bytes <= MEMORY_BYTES:
+        """Keep about `MEMORY_BYTES` of the entries up to `through`, which storage has too."""
+        if self._tail_bytes <= MEMORY_BYTES + EVICTED_BYTES:
             return
         excess, last = self._tail_bytes - MEMORY_BYTES, self._tail_first - 1
         for entry in self._tail:

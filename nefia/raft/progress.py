@@ -70,12 +70,18 @@ class Progress:
         self._in_flight.append((last_index, size_bytes, now))
         self._in_flight_bytes += size_bytes
 
-    def heard(self, round_: int, now: float) -> None:
-        """The follower has answered a message of `round_`; a probe sent before it seems lost."""
+    def heard(self, round_: int, now: float) -> bool:
+        """The follower has answered a message of `round_`; a probe sent before it seems lost.
+
+        Returns whether it is the first answer of that round or a later one.
+        """
         self.heard_at = now
-        self.acked_round = max(self.acked_round, round_)
         if round_ > self._probe_round:
             self.probe_out = False
+        is_news = round_ > self.acked_round
+        if is_news:
+            self.acked_round = round_
+        return is_news
 
     def matched(self, index: int) -> bool:
         """The follower's log equals ours up to `index`. Returns whether that is news."""

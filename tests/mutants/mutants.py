@@ -386,7 +386,7 @@ MUTANTS = (
         18,
         "entries that a snapshot holds are applied once more",
         CORE,
-        "        self.outbox.committed.clear()\n",
+        "        self.effects.committed.clear()\n",
         "",
         REPLICATION,
     ),

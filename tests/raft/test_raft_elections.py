@@ -452,7 +452,7 @@ def test_who_can_store_nothing_does_not_keep_a_leader_in_power() -> None:
     raft.step(0.9, heartbeat(2))
     assert [type(message) for message in raft.take().send] == [AppendReply]
     raft.step(1.1, heartbeat(2))
-    assert raft.take().send == ()
+    assert not raft.take().send
 
 
 def heartbeat(prev: int, entries: tuple[Entry, ...] = ()) -> AppendEntries:

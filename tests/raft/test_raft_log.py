@@ -86,11 +86,10 @@ class LogMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def evict(self, data: st.DataObject) -> None:
         through = data.draw(st.integers(0, len(self.entries)))
-        limit, log_module.MEMORY_BYTES = log_module.MEMORY_BYTES, 3 * ENTRY_OVERHEAD_BYTES
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log_module, "MEMORY_BYTES", 3 * ENTRY_OVERHEAD_BYTES)
+            patch.setattr(log_module, "EVICTED_BYTES", 0)
             self.log.evict(through)
-        finally:
-            log_module.MEMORY_BYTES = limit
         assert self.log.first_in_memory - 1 <= max(through, self.base, self.evicted)
         self.evicted = max(self.evicted, self.log.first_in_memory - 1)
 
@@ -106,6 +105,8 @@ class LogMachine(RuleBasedStateMachine):
             assert log.term_at(index) == expected
         for index in range(self.base, len(entries) + 1):
             assert log.configuration_at(index) == self.naive_configuration(index)
+        in_force = self.naive_configuration(len(entries))
+        assert (log.configuration_index, log.configuration) == in_force
         assert log.from_index(log.first_in_memory) == tuple(entries[log.first_in_memory - 1 :])
         assert self.base < log.first_in_memory <= len(entries) + 1
 

@@ -359,7 +359,7 @@ def test_entries_that_a_snapshot_holds_are_not_applied_as_well() -> None:
     assert raft.applied_index == raft.commit_index == 50
     effects = raft.take()
     assert effects.restore == snapshot
-    assert effects.committed == ()
+    assert not effects.committed
 
 
 def test_a_compacted_log_answers_appends_that_begin_before_it() -> None:
