@@ -25,6 +25,7 @@ TLS_PREFIX = 0x1603
 """What a TLS connection begins with (RFC 8446, 5.1): a length that is beyond every limit here."""
 
 _HEADER = struct.Struct(">IB")
+_LENGTH_BYTES = 4
 FRAME_OVERHEAD_BYTES = _HEADER.size
 
 
@@ -79,27 +80,27 @@ class FrameReader:
     def next(self) -> Frame | None:
         """The next frame, or None until more bytes come.
 
-        Raises `Malformed` for a length beyond the limit and for an unknown kind, as soon as they
-        are seen; the reader is of no use afterwards.
+        Raises `Malformed` for a length beyond the limit, as soon as it is seen, and for an unknown
+        kind; the reader is of no use afterwards.
         """
-        body_start = self._offset + FRAME_OVERHEAD_BYTES
-        if len(self._buffer) < body_start:
+        start = self._offset + _LENGTH_BYTES
+        if len(self._buffer) < start:
             self._forget_returned()
             return None
-        length, number = _HEADER.unpack_from(self._buffer, self._offset)
+        length = int.from_bytes(self._buffer[self._offset : start], "big")
+        end = start + length
         if length >> 16 == TLS_PREFIX and length > self.max_frame_bytes:
             raise Malformed("this is TLS, which this node does not speak (tls_enabled is false)")
         if not 1 <= length <= self.max_frame_bytes:
             raise Malformed(f"a frame of {length} bytes; 1 to {self.max_frame_bytes} are allowed")
-        kind = _KINDS.get(number)
-        if kind is None:
-            raise Malformed(f"a frame of the unknown kind {number}")
-        end = body_start + length - 1
         if len(self._buffer) < end:
             self._forget_returned()
             return None
+        kind = _KINDS.get(self._buffer[start])
+        if kind is None:
+            raise Malformed(f"a frame of the unknown kind {self._buffer[start]}")
         with memoryview(self._buffer) as view:
-            body = bytes(view[body_start:end])
+            body = bytes(view[start + 1 : end])
         self._offset = end
         return Frame(kind, body)
 
