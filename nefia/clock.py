@@ -8,8 +8,6 @@ packages, so that nothing escapes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import cached_property
 from typing import Protocol
 
 import trio

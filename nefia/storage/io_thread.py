@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeAlias, TypeVar
 
 import outcome
@@ -17,6 +17,8 @@ import trio
 
 MAX_WAITING_JOBS = 1024
 """More means that somebody asks without waiting for answers."""
+
+IDLE_SECONDS = 0.1
 
 T = TypeVar("T")
 Then: TypeAlias = Callable[[outcome.Outcome[T]], None]
@@ -64,6 +66,9 @@ class Job(Generic[T]):
 class IoThread:
     """Jobs are done one at a time, in the order in which they were asked for."""
 
+    when_idle: Callable[[], None] | None = None
+    """Called in the thread when there has been nothing to do for `IDLE_SECONDS`; must not raise."""
+
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopped = False
@@ -92,5 +97,12 @@ class IoThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        while (perform := self._jobs.get()) is not None:
+        while (perform := self._next()) is not None:
             perform()
+
+    def _next(self) -> Callable[[], None] | None:
+        if self.when_idle is not None:
+            with suppress(Empty):
+                return self._jobs.get(timeout=IDLE_SECONDS)
+            self.when_idle()
+        return self._jobs.get()

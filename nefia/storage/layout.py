@@ -1,8 +1,9 @@
 """What stands where in raft.db, and the checksums. Shared with the verifying child: few imports.
 
-Database `meta` holds the format version, the identity, term and vote, and the snapshot's place in
-the log, each under a name. Database `log` holds the entries, each under its index in 8 bytes, most
-significant first. A record is a checksum over its key and body, then the body.
+Database `meta` holds the format version, the identity, term and vote, the snapshot's place in the
+log, and the generation of the journal (`storage.journal`), each under a name. Database `log` holds
+the entries, each under its index in 8 bytes, most significant first. A record is a checksum over
+its key and body, then the body.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 import lmdb
 
 DATABASE_FILE = "raft.db"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when this layout or what `nefia.wire` makes of an entry changes."""
+FORMAT_WITHOUT_JOURNAL = 1
 
 META = b"meta"
 LOG = b"log"
@@ -26,6 +28,8 @@ FORMAT = b"format"
 IDENTITY = b"identity"
 HARD_STATE = b"hard_state"
 SNAPSHOT = b"snapshot"
+GENERATION = b"generation"
+"""Sealed as the format is; missing in format 1."""
 
 CHECKSUM_BYTES = 16
 MAP_BYTES = 1 << 40

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ from nefia.raft.effects import Write
 from nefia.raft.entries import Entry
 from nefia.storage import layout, raft_db
 from nefia.storage.io_thread import IoThread
+from nefia.storage.journal import JOURNAL_FILE
 from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.snapshot_files import SNAPSHOTS_DIRECTORY, FileSnapshots
@@ -165,6 +166,8 @@ class LmdbStore:
         self._opened.callback(DirectoryLock(self._data_dir).release)
         if self._path.exists():
             _forget_cache(self._path)
+            with suppress(FileNotFoundError):  # there was none in format 1
+                _forget_cache(self._path.with_name(JOURNAL_FILE))
             return False
         assert self._node_id is not None, "only a directory that is there may be anyone's"
         instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
@@ -194,6 +197,7 @@ class LmdbStore:
     def _map(self) -> None:
         self._db = RaftDb(self._path)
         self._opened.callback(self._db.close)
+        self._writer.when_idle = self._settle
         found = self._db.identity.node_id
         if self._node_id is None:
             self._node_id = found
@@ -202,6 +206,10 @@ class LmdbStore:
                 f"{self._data_dir} belongs to node {found}, and this node is {self._node_id}",
                 hint="Check node_id and data_dir in nefia.yaml.",
             )
+
+    def _settle(self) -> None:
+        with suppress(errors.NefiaError):  # the next write meets it, and tells
+            self._db.settle()
 
     # Errors.
 

@@ -1,4 +1,7 @@
-"""raft.db as blocking calls: what `lmdb_store` does in its threads (SPEC 6).
+"""raft.db and its journal as blocking calls: what `lmdb_store` does in its threads (SPEC 6).
+
+What only extends the log becomes durable in the journal. Everything else is a transaction of
+raft.db, and each of those takes over what the journal holds.
 
 LMDB without its lock file leaves one duty to us: a writer may reuse pages that a reader of an
 older state still looks at. Pages that the newest committed state uses are never reused by the
@@ -12,20 +15,21 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar
 
 import lmdb
-from attrs import evolve
+from attrs import define, evolve, field
 
 from nefia import errors, wire
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
-from nefia.storage import layout
+from nefia.storage import journal, layout
+from nefia.storage.journal import Journal
 from nefia.storage.layout import BadChecksum
 from nefia.storage.store import Identity, Stored
 
@@ -43,13 +47,17 @@ FULL_BELOW_BYTES = 1024 * 1024
 """A file system with less room than this is full, whatever error LMDB makes of it."""
 
 COMPACTED_PER_WRITE = 256
-"""How many old entries a write deletes, or twice what it adds; the rest follows later.
+"""How many old entries a transaction deletes, or twice what it adds; the rest follows later.
 
 Each deletion gives up the interpreter lock; thousands at once would make a write that rests on
 this transaction wait for the event loop as often.
 """
 
+FIRST_GENERATION = 1
+
 _Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+_Sealed: TypeAlias = tuple[bytes, bytes]
+"""An entry as raft.db keeps it: key and record."""
 _Record: TypeAlias = Identity | HardState | SnapshotMeta
 
 _R = TypeVar("_R", Identity, HardState, SnapshotMeta)
@@ -61,14 +69,15 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 
 def create(path: Path, identity: Identity) -> None:
     """Make the raft.db of a new node, whole and durable before it stands under its name."""
+    journal.create(path.with_name(journal.JOURNAL_FILE))
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     with layout.open_environment(unfinished) as environment:
         meta = environment.open_db(layout.META)
         environment.open_db(layout.LOG)
         with environment.begin(meta, write=True) as transaction:
-            version = b"%d" % layout.FORMAT_VERSION
-            transaction.put(layout.FORMAT, layout.seal(layout.FORMAT, version))
+            _put_number(transaction, layout.FORMAT, layout.FORMAT_VERSION)
+            _put_number(transaction, layout.GENERATION, FIRST_GENERATION)
             _put(transaction, layout.IDENTITY, identity)
         environment.sync(True)
     unfinished.rename(path)
@@ -87,6 +96,22 @@ def _put(transaction: _Transaction, key: bytes, value: _Record) -> None:
     transaction.put(key, layout.seal(key, _RECORDS.encode(value)))
 
 
+def _put_number(transaction: _Transaction, key: bytes, number: int) -> None:
+    transaction.put(key, layout.seal(key, b"%d" % number))
+
+
+@define(eq=False)
+class _Pending:
+    """What one generation of the journal holds and raft.db does not. Never emptied: see `_entries`.
+
+    `room_bytes` is what it may take in raft.db.
+    """
+
+    generation: int
+    entries: list[_Sealed] = field(factory=list)
+    room_bytes: int = 0
+
+
 class RaftDb:
     """One writing and one reading thread at most; `verify` has found the file sound.
 
@@ -99,7 +124,7 @@ class RaftDb:
         self._reading = threading.Lock()
         self._failure: errors.NefiaError | None = None
         self._room_bytes = 0
-        """Of blocks beyond what LMDB uses, at least."""
+        """Of blocks beyond what LMDB uses, and will use for what is pending, at least."""
         self._environment = layout.open_environment(path)
         self._meta = self._environment.open_db(layout.META, create=False)
         self._log = self._environment.open_db(layout.LOG, create=False)
@@ -109,20 +134,49 @@ class RaftDb:
         with self._reader() as transaction:
             self._base_index = _index(self._base(transaction))
             identity = self._get(transaction, layout.IDENTITY, Identity)
+            format_version = self._number(transaction, layout.FORMAT)
+            generation = self._number(transaction, layout.GENERATION)
+            self._last_index = self._last_in(transaction.cursor(self._log))
         if identity is None:
             self._damaged("the identity is missing")
+        if generation is None and format_version != layout.FORMAT_WITHOUT_JOURNAL:
+            self._damaged("the generation of its journal is missing")
         self.identity = identity
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with self._writing():
+            self._open_journal(path.with_name(journal.JOURNAL_FILE), generation)
+
+    def _open_journal(self, path: Path, generation: int | None) -> None:
+        """Take over what the last process has left there. None: raft.db has had no journal yet."""
+        if generation is None:
+            generation = FIRST_GENERATION
+            journal.create(path)
+            sync_directory(path.parent)
+        self._journal = Journal(path)
+        self._pending = _Pending(generation, self._journal.read(generation, self._last_index))
+        self._last_index += len(self._pending.entries)
+
+        def note_format(transaction: _Transaction) -> None:
+            self._put_number(transaction, layout.FORMAT, layout.FORMAT_VERSION)
+
+        # Though there may be nothing to take over: a record that was cut off must not stand in the
+        # way of the next ones.
+        self._commit(note_format)
 
     def close(self) -> None:
+        """What is durable is so without it; raft.db then has all of it."""
+        with suppress(errors.NefiaError):
+            self.settle()
         with self._reading:
             self._environment.close()
+            self._journal.close()
             os.close(self._fd)
 
     # Reading.
 
     def load(self, tail_bytes: int) -> Stored:
         """See `LogStore.load`. Reads and checks the whole log."""
+        pending = self._pending
         with self._reader() as transaction:
             hard_state = self._get(transaction, layout.HARD_STATE, HardState) or HardState()
             base = self._base(transaction)
@@ -131,7 +185,7 @@ class RaftDb:
             configurations: list[tuple[int, Configuration]] = []
             tail: deque[Entry] = deque()
             tail_size_bytes = 0
-            for entry in self._entries(transaction, index + 1):
+            for entry in self._entries(transaction, pending, index + 1):
                 index = entry.index
                 if entry.term != term:
                     term = entry.term
@@ -156,10 +210,12 @@ class RaftDb:
         """See `LogStore.read`."""
         found: list[Entry] = []
         size_bytes = 0
+        pending = self._pending
         with self._reader() as transaction:
             if first <= _index(self._base(transaction)):
                 raise KeyError(first)
-            for entry in islice(self._entries(transaction, first), last + 1 - first):
+            entries = self._entries(transaction, pending, first)
+            for entry in islice(entries, last + 1 - first):
                 size_bytes += entry.size_bytes
                 if found and size_bytes > limit_bytes:
                     break
@@ -176,12 +232,18 @@ class RaftDb:
         except (lmdb.Error, OSError) as error:
             raise self._translated(error) from error
 
-    def _entries(self, transaction: _Transaction, first: int) -> Iterator[Entry]:
-        """The entries from `first` to the newest, each checked; none if the log ends before."""
+    def _entries(self, transaction: _Transaction, pending: _Pending, first: int) -> Iterator[Entry]:
+        """The entries from `first` to the newest, each checked; none if the log ends before.
+
+        `pending`: from before the transaction began. It has what the transaction lacks if they are
+        of one generation; else it has been taken over, and may have been truncated since.
+        """
+        start = layout.log_key(first)
         cursor = transaction.cursor(self._log)
-        if not cursor.set_range(layout.log_key(first)):
-            return
-        for due, (key, record) in enumerate(cursor, first):
+        found: Iterable[_Sealed] = cursor if cursor.set_range(start) else ()
+        if self._number(transaction, layout.GENERATION) == pending.generation:
+            found = chain(found, [sealed for sealed in pending.entries if sealed[0] >= start])
+        for due, (key, record) in enumerate(found, first):
             if key != layout.log_key(due):
                 self._damaged(f"entry {due} is missing", index=due)
             yield self._decoded(due, key, record)
@@ -205,6 +267,17 @@ class RaftDb:
         assert isinstance(value, kind)
         return value
 
+    def _number(self, transaction: _Transaction, key: bytes) -> int | None:
+        record = transaction.get(key, db=self._meta)
+        try:
+            return None if record is None else int(layout.unseal(key, record))
+        except BadChecksum:
+            self._damaged(f"the record {key.decode()!r} has a bad checksum")
+
+    def _last_in(self, cursor: lmdb.Cursor[bytes]) -> int:
+        """The index of the newest entry, or the base's."""
+        return layout.log_index(cursor.key()) if cursor.last() else self._base_index
+
     def _base(self, transaction: _Transaction) -> SnapshotMeta | None:
         """Where the log begins: entries up to here may still be there, but count no more."""
         return self._get(transaction, layout.SNAPSHOT, SnapshotMeta)
@@ -218,7 +291,33 @@ class RaftDb:
         records = [_record(entry) for entry in write.entries]
         # A record may fill half of a page that it needs alone.
         room_bytes = sum(2 * len(record) + self._page_bytes for _, record in records)
-        self._change(lambda transaction: self._apply(transaction, write, records), room_bytes)
+        if not (self._only_extends(write) and self._append(records, room_bytes)):
+            self._change(lambda transaction: self._apply(transaction, write, records), room_bytes)
+
+    def _only_extends(self, write: Write) -> bool:
+        return (
+            bool(write.entries)
+            and write.entries[0].index == self._last_index + 1
+            and write.hard_state is None
+            and write.snapshot is None
+            and write.compact is None
+        )
+
+    def _append(self, entries: list[_Sealed], room_bytes: int) -> bool:
+        """Whether the journal had room for them; they are durable then."""
+        with self._writing():
+            self._reserve(room_bytes)
+            if not self._journal.append(entries):
+                return False
+        self._pending.room_bytes += room_bytes
+        self._pending.entries += entries
+        self._last_index += len(entries)
+        return True
+
+    def settle(self) -> None:
+        """Have all entries in raft.db, and the journal empty."""
+        if self._pending.entries:
+            self._change(lambda transaction: self._apply(transaction, Write(sequence=0), []))
 
     def join(self, cluster_id: str, lineage: str) -> None:
         """See `LogStore.join`."""
@@ -249,17 +348,21 @@ class RaftDb:
         cursor = transaction.cursor(self._log)
         if records:
             self._truncate(cursor, records[0][0])
-            end = layout.log_index(cursor.key()) if cursor.last() else self._base_index
-            assert write.entries[0].index == end + 1, "a log has no gaps"
+            assert write.entries[0].index == self._last_in(cursor) + 1, "a log has no gaps"
             cursor.putmulti(records, append=True)
         base = write.compact or write.snapshot
         if base is not None:
             self._put_meta(transaction, layout.SNAPSHOT, base)
             self._base_index = base.index
-        self._compact(cursor, max(COMPACTED_PER_WRITE, 2 * len(records)))
+        self._last_index = self._last_in(cursor)
+        added = len(records) + len(self._pending.entries)
+        self._compact(cursor, max(COMPACTED_PER_WRITE, 2 * added))
 
     def _put_meta(self, transaction: _Transaction, key: bytes, value: _Record) -> None:
         transaction.put(key, layout.seal(key, _RECORDS.encode(value)), db=self._meta)
+
+    def _put_number(self, transaction: _Transaction, key: bytes, number: int) -> None:
+        transaction.put(key, layout.seal(key, b"%d" % number), db=self._meta)
 
     @staticmethod
     def _truncate(cursor: lmdb.Cursor[bytes], key: bytes) -> None:
@@ -277,34 +380,53 @@ class RaftDb:
 
     def _change(self, apply: Callable[[_Transaction], None], room_bytes: int = 0) -> None:
         """One transaction: durable when this returns."""
+        with self._writing():
+            self._reserve(room_bytes)
+            with self._reading:
+                pass
+            self._commit(apply)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Refuse whatever comes after a failure."""
         if self._failure is not None:
             raise errors.DiskFailed(
                 f"Refused, since an earlier write failed. {self._failure.message}",
                 full=self._failure.details.get("full", False),
             )
         try:
-            self._reserve(room_bytes + ROOM_BYTES)
-            with self._reading:
-                pass
-            with self._environment.begin(write=True) as transaction:
-                apply(transaction)
+            yield
         except (lmdb.Error, OSError) as error:
             self._failure = self._translated(error)
             raise self._failure from error
 
-    def _reserve(self, room_bytes: int) -> None:
-        """Have blocks for what the next transaction may need.
+    def _commit(self, apply: Callable[[_Transaction], None]) -> None:
+        """Take over what is pending, and then `apply`; the journal's next generation begins."""
+        pending = self._pending
+        generation = pending.generation + 1
+        with self._environment.begin(write=True) as transaction:
+            if pending.entries:
+                transaction.cursor(self._log).putmulti(pending.entries, append=True)
+            self._put_number(transaction, layout.GENERATION, generation)
+            apply(transaction)
+        self._pending = _Pending(generation)
+        self._journal.begin(generation)
+        self._room_bytes = -1
 
-        What earlier ones may have needed is taken off without asking, until that is too little.
+    def _reserve(self, room_bytes: int) -> None:
+        """Have blocks for what is about to be written and what is pending, and for a transaction.
+
+        What is needed is taken off without asking what LMDB uses, until that is too little.
         """
         self._room_bytes -= room_bytes
         if self._room_bytes >= 0:
             return
         used_bytes = (self._environment.info()["last_pgno"] + 1) * self._page_bytes
+        needed_bytes = used_bytes + self._pending.room_bytes + room_bytes + ROOM_BYTES
         have_bytes = os.fstat(self._fd).st_size
-        while have_bytes < used_bytes + room_bytes:
+        while have_bytes < needed_bytes:
             have_bytes += os.pwrite(self._fd, _ZEROS, have_bytes)
-        self._room_bytes = have_bytes - used_bytes - room_bytes
+        self._room_bytes = have_bytes - needed_bytes
 
     # Errors.
 

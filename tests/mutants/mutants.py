@@ -285,13 +285,38 @@ MUTANTS = (
         13,
         "the old log goes in a transaction before its snapshot",
         RAFT_DB,
-        "        self._change(lambda transaction: self._apply(transaction, write, records), "
-        "room_bytes)\n",
+        "        if not (self._only_extends(write)",
         "        if write.snapshot is not None:\n"
         "            self._change(lambda transaction: transaction.drop(self._log, delete=False))\n"
-        "        self._change(lambda transaction: self._apply(transaction, write, records), "
-        "room_bytes)\n",
+        "        if not (self._only_extends(write)",
         ("tests/storage/test_snapshot_steps.py",),
+        simulated=False,
+    ),
+    Mutant(
+        15,
+        "a damaged record of the journal is taken for its end",
+        "nefia/storage/journal.py",
+        '            raise _Bad(f"sector {sector} begins no record")\n',
+        "            break\n",
+        ("tests/storage/test_journal.py",),
+        simulated=False,
+    ),
+    Mutant(
+        15,
+        "the journal goes on in the generation that a crash has cut off",
+        RAFT_DB,
+        "        generation = pending.generation + 1\n",
+        "        generation = pending.generation + bool(pending.entries)\n",
+        ("tests/storage/test_journal.py",),
+        simulated=False,
+    ),
+    Mutant(
+        18,
+        "entries are acknowledged before the journal is synced",
+        "nefia/storage/journal.py",
+        "    os.fdatasync(fd)\n",
+        "",
+        ("tests/storage/test_journal.py",),
         simulated=False,
     ),
     Mutant(

@@ -60,7 +60,7 @@ async def test_a_cut_that_takes_only_reserved_room_takes_nothing(tmp_path: Path)
 async def test_a_file_that_lacks_only_free_pages_is_too_short_all_the_same(tmp_path: Path) -> None:
     path = await filled(tmp_path)
     store = await open_lmdb(tmp_path, "node-1")
-    for sequence in range(3):
+    for sequence in range(4):  # in the end the newest pages are free ones
         await store.write(Write(sequence, snapshot=SnapshotMeta(500, 1, Configuration(), 0)))
     await store.close()
     os.truncate(path, used_bytes(path) - PAGE_BYTES)
@@ -141,12 +141,13 @@ async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = await filled(tmp_path)
     newer = b"%d" % (layout.FORMAT_VERSION + 1)
     rewrite_meta(path, layout.FORMAT, layout.seal(layout.FORMAT, newer))
-    with pytest.raises(errors.NewerFormat, match="format 2"):
+    with pytest.raises(errors.NewerFormat, match="format 3"):
         await open_lmdb(tmp_path, "node-1")
 
 
 @pytest.mark.parametrize(
-    "key", [layout.FORMAT, layout.IDENTITY, layout.HARD_STATE, layout.SNAPSHOT]
+    "key",
+    [layout.FORMAT, layout.IDENTITY, layout.HARD_STATE, layout.SNAPSHOT, layout.GENERATION],
 )
 async def test_a_record_under_a_wrong_checksum_is_refused(tmp_path: Path, key: bytes) -> None:
     path = await filled(tmp_path)
@@ -155,7 +156,7 @@ async def test_a_record_under_a_wrong_checksum_is_refused(tmp_path: Path, key: b
         await open_lmdb(tmp_path, "node-1")
 
 
-@pytest.mark.parametrize("key", [layout.FORMAT, layout.IDENTITY])
+@pytest.mark.parametrize("key", [layout.FORMAT, layout.IDENTITY, layout.GENERATION])
 async def test_a_missing_record_is_refused(tmp_path: Path, key: bytes) -> None:
     path = await filled(tmp_path)
     rewrite_meta(path, key, None)

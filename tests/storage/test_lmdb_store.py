@@ -42,7 +42,7 @@ async def test_only_the_owner_can_read_what_is_stored(tmp_path: Path) -> None:
     path = await filled(tmp_path / "a" / "cluster")
     assert path.parent.stat().st_mode & 0o777 == 0o700
     modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
-    assert modes == {"lock": 0o600, "raft.db": 0o600, "snapshots": 0o700}
+    assert modes == {"lock": 0o600, "raft.db": 0o600, "raft.journal": 0o600, "snapshots": 0o700}
 
 
 async def test_a_creation_that_was_cut_short_is_begun_anew(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_a_compaction_that_was_cut_short_goes_on_after_a_restart(tmp_path:
     count = 3 * raft_db.COMPACTED_PER_WRITE
     base = SnapshotMeta(count - 5, 1, Configuration(), 0)
     store = await open_lmdb(tmp_path, "node-1")
-    await store.write(Write(1, entries=tuple(marked(i) for i in range(1, count + 1))))
+    await store.write(Write(1, HardState(1), tuple(marked(i) for i in range(1, count + 1))))
     await store.write(Write(2, compact=base))
     await store.close()
     with raw_log(tmp_path / "raft.db") as transaction:
@@ -293,7 +293,7 @@ def test_a_writer_waits_for_the_reader_of_the_moment(tmp_path: Path) -> None:
     done = threading.Event()
 
     def write() -> None:
-        db.write(Write(2, entries=(marked(2),)))
+        db.write(Write(2, hard_state=HardState(1)))
         done.set()
 
     with db._reader():
