@@ -121,6 +121,7 @@ class Journal:
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
+    """Durable when it returns."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

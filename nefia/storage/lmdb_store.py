@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import lmdb
 import trio
-from outcome import Outcome
+from outcome import Outcome, Value
 
 import nefia
 from nefia import errors
@@ -94,13 +94,14 @@ class LmdbStore:
 
     def begin_write(self, write: Write, ended: Ended) -> None:
         def tell(result: Outcome[None]) -> None:
+            if isinstance(result, Value):
+                ended(None)
+                return
             try:
                 with self._errors():
                     result.unwrap()
             except Exception as error:
                 ended(error)
-            else:
-                ended(None)
 
         self._writer.begin(partial(self._write, write), tell)
 

@@ -274,10 +274,18 @@ def test_a_record_is_synced_before_it_is_acknowledged(
     for name in ("pwrite", "fdatasync"):
         monkeypatch.setattr(os, name, noted(name))
     extend(db, 1, 1)
-    assert calls[-2:] == ["pwrite", "fdatasync"]
     calls.clear()
     extend(db, 2, 2)
     assert calls == ["pwrite", "fdatasync"]
+
+
+def test_a_write_that_the_kernel_takes_in_parts_is_whole(
+    db: RaftDb, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:700], offset))
+    extend(db, 1, 9, 400)
+    assert found(crashed(path)) == [entry(i, 400) for i in range(1, 10)]
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
