@@ -18,7 +18,7 @@ from typing import Protocol
 
 from nefia.errors import MachineFailed, OtherMachine, Refused
 from nefia.state.commands import ApplicationCommand
-from nefia.state.digest import DIGEST_BYTES, canonical, hash_of
+from nefia.state.digest import DIGEST_BYTES, canonical, sum_of
 from nefia.state.limits import MAX_ERROR_BYTES, MAX_RESULT_BYTES
 from nefia.state.records import (
     ApplicationOutcome,
@@ -101,7 +101,7 @@ class Application:
 
     def digest(self) -> int:
         """Nothing, until there is something to restore."""
-        return hash_of(self.state) if self.state.applied else 0
+        return sum_of([self.state]) if self.state.applied else 0
 
     def records(self) -> Iterator[tuple[str, ApplicationState | ApplicationPart]]:
         """As it is now; its chunks are asked for later. Raises MachineFailed, then too."""

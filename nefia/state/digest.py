@@ -28,13 +28,6 @@ MAX_UNCOUNTED_RECORDS = 2048
 """Changed records that wait for the digest; some milliseconds of hashing."""
 
 
-class _Names(dict[type, bytes]):
-    def __missing__(self, kind: type) -> bytes:
-        self[kind] = name = kind.__name__.encode()
-        return name
-
-
-_names = _Names()
 _fields: dict[type, Callable[[object], object]] = {}
 
 
@@ -80,13 +73,26 @@ def canonical(value: object) -> bytes:
     return _pack(value)
 
 
-def hash_of(record: attrs.AttrsInstance | Struct) -> int:
-    try:
-        encoded = _pack_quickly(record)
-    except (OverflowError, UnicodeEncodeError):
-        encoded = canonical(record)
-    named = _names[type(record)] + encoded
-    return int.from_bytes(blake2b(named, digest_size=DIGEST_BYTES).digest(), "big")
+def sum_of(records: Iterable[attrs.AttrsInstance | Struct | None]) -> int:
+    """Of the hashes of records, all of one kind; None is no record.
+
+    A hash is over the name of the kind and the record. It goes on from a copy of one that has begun
+    with the name, and that is a third quicker than to begin each.
+    """
+    present = [record for record in records if record is not None]
+    if not present:
+        return 0
+    begun = blake2b(type(present[0]).__name__.encode(), digest_size=DIGEST_BYTES)
+    total = 0
+    for record in present:
+        try:
+            encoded = _pack_quickly(record)
+        except (OverflowError, UnicodeEncodeError):
+            encoded = canonical(record)
+        hasher = begun.copy()
+        hasher.update(encoded)
+        total += int.from_bytes(hasher.digest())
+    return total
 
 
 class Counted(Generic[K, R]):
@@ -101,17 +107,15 @@ class Counted(Generic[K, R]):
         self._sum = 0
         self._uncounted: dict[K, R | None] = {}
 
-    def get(self, key: K) -> R | None:
+    def all_of(self, keys: Iterable[K]) -> Iterable[R | None]:
+        """The records of these keys, None where there is none."""
         raise NotImplementedError
 
     def digest(self) -> int:
-        for key, counted in self._uncounted.items():
-            if counted is not None:
-                self._sum -= hash_of(counted)
-            if (record := self.get(key)) is not None:
-                self._sum += hash_of(record)
-        self._uncounted.clear()
-        self._sum %= DIGEST_MODULUS
+        changed = self._uncounted
+        added = sum_of(self.all_of(changed)) - sum_of(changed.values())
+        self._sum = (self._sum + added) % DIGEST_MODULUS
+        changed.clear()
         return self._sum
 
 
@@ -124,10 +128,10 @@ class Table(Counted[K, R]):
     def __init__(self, records: Iterable[tuple[K, R]] = ()) -> None:
         super().__init__()
         self.records: Map[K, R] = Map(records)
-        self._sum = sum(hash_of(record) for record in self.records.values())
+        self._sum = sum_of(self.records.values())
 
-    def get(self, key: K) -> R | None:
-        return self.records.get(key)
+    def all_of(self, keys: Iterable[K]) -> Iterable[R | None]:
+        return map(self.records.get, keys)
 
     def put(self, key: K, record: R) -> None:
         before = self.records.get(key)

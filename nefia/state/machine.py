@@ -23,7 +23,7 @@ from nefia.raft.epoch import first_of_epoch
 from nefia.state import commands
 from nefia.state.application import Application, Host, hosted, other_machine
 from nefia.state.commands import Change, Command
-from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, hash_of
+from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, sum_of
 from nefia.state.happenings import Happening, of_session, of_task
 from nefia.state.history import History
 from nefia.state.limits import task_number
@@ -252,7 +252,7 @@ class Machine:
     def digest(self) -> str:
         """64 hex digits. Takes time for the records that have changed since it was asked last."""
         total = (
-            hash_of(self._counters())
+            sum_of([self._counters()])
             + self._sessions.table.digest()
             + self._queue.table.digest()
             + self._requests.table.digest()

@@ -14,13 +14,15 @@ import attrs
 from msgspec import Struct
 
 from nefia.state import digest
-from nefia.state.digest import Counted, hash_of
+from nefia.state.digest import Counted, sum_of
 
 R = TypeVar("R", bound=attrs.AttrsInstance | Struct)
 
 BLOCK_SHIFT = 8
 BLOCK_SIZE = 1 << BLOCK_SHIFT
 BLOCK_MASK = BLOCK_SIZE - 1
+
+_NOTHING = [None] * BLOCK_SIZE
 
 
 class Snapshot(Generic[R]):
@@ -50,8 +52,8 @@ class Numbered(Counted[int, R]):
         self._count = 0
         for number, record in records:
             self._store(number, record)
-            self._sum += hash_of(record)
             self._count += 1
+        self._sum = sum([sum_of(block) for block in self._blocks.values()])
 
     def __len__(self) -> int:
         return self._count
@@ -59,6 +61,10 @@ class Numbered(Counted[int, R]):
     def get(self, key: int) -> R | None:
         block = self._blocks.get(key >> BLOCK_SHIFT)
         return None if block is None else block[key & BLOCK_MASK]
+
+    def all_of(self, keys: Iterable[int]) -> Iterable[R | None]:
+        blocks = self._blocks
+        return [blocks.get(key >> BLOCK_SHIFT, _NOTHING)[key & BLOCK_MASK] for key in keys]
 
     def __getitem__(self, number: int) -> R:
         """The record of a number that has one."""
