@@ -22,7 +22,7 @@ from nefia.raft.configuration import Configuration
 from nefia.raft.epoch import first_of_epoch
 from nefia.state import commands
 from nefia.state.application import Application, Host, hosted, other_machine
-from nefia.state.commands import Change, Command
+from nefia.state.commands import Change, Command, PushTasks
 from nefia.state.digest import DIGEST_BYTES, DIGEST_MODULUS, sum_of
 from nefia.state.happenings import Happening, of_session, of_task
 from nefia.state.history import History
@@ -55,6 +55,27 @@ T = TypeVar("T")
 BEFORE_THE_FIRST_ENTRY = Counters(0, 0, 0, 0, 0, 0)
 
 
+_END_LATER = frozenset(
+    {
+        commands.TouchSession,
+        commands.UpdateSession,
+        commands.CloseSession,
+        commands.ExtendTask,
+        commands.AckTask,
+        commands.FailTask,
+        commands.CancelTask,
+        commands.RetryTask,
+    }
+)
+
+
+def _ends_later(command: Command) -> bool:
+    """Whether whatever `command` begins ends after its time: it leaves nothing overdue."""
+    if type(command) is commands.ClaimTasks:
+        return command.lease_ms > 0
+    return type(command) in _END_LATER
+
+
 class Machine:
     """The state after `applied_index`, at `time_ms` of cluster time. Changed only by its owner."""
 
@@ -85,7 +106,7 @@ class Machine:
         """How often another state was put in place of this one, unseen by those who watch."""
         self._handlers = self._bound_handlers()
         self._nothing_overdue = False
-        """At `time_ms`. A push leaves that as it is; any other command may not."""
+        """At `time_ms`. No push changes that, nor any command that `_ends_later`."""
 
     def _bound_handlers(self) -> dict[type[Command], Callable[..., Outcome]]:
         queue = self._queue
@@ -94,7 +115,7 @@ class Machine:
             commands.TouchSession: self._sessions.touch,
             commands.UpdateSession: self._sessions.update,
             commands.CloseSession: self._sessions.close,
-            commands.PushTasks: queue.push,
+            PushTasks: queue.push,
             commands.ClaimTasks: queue.claim,
             commands.ExtendTask: queue.extend,
             commands.AckTask: queue.ack,
@@ -133,8 +154,8 @@ class Machine:
         if not self._nothing_overdue:
             self._nothing_overdue = self._expire(now)
         command, request_id = change.command, change.request_id
-        if type(command) is not commands.PushTasks:
-            self._nothing_overdue = False
+        if type(command) is not PushTasks:
+            self._nothing_overdue = self._nothing_overdue and _ends_later(command)
         if not request_id:
             return self._handlers[type(command)](command, now)
         outcome = self._requests.first_outcome(request_id, command, now)
