@@ -73,6 +73,14 @@ def canonical(value: object) -> bytes:
     return _pack(value)
 
 
+def canonical_plain(value: object) -> bytes:
+    """As `canonical`, in half the time, for a value without records."""
+    try:
+        return _pack_quickly(value)
+    except (OverflowError, UnicodeEncodeError):
+        return canonical(value)
+
+
 def sum_of(records: Iterable[attrs.AttrsInstance | Struct | None]) -> int:
     """Of the hashes of records, all of one kind; None is no record.
 
@@ -112,10 +120,10 @@ class Counted(Generic[K, R]):
         raise NotImplementedError
 
     def digest(self) -> int:
-        changed = self._uncounted
-        added = sum_of(self.all_of(changed)) - sum_of(changed.values())
-        self._sum = (self._sum + added) % DIGEST_MODULUS
-        changed.clear()
+        if changed := self._uncounted:
+            self._sum += sum_of(self.all_of(changed)) - sum_of(changed.values())
+            changed.clear()
+        self._sum %= DIGEST_MODULUS
         return self._sum
 
 

@@ -14,18 +14,23 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from operator import attrgetter
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from nefia.state import commands
 from nefia.state.commands import ClaimTasks, Command
-from nefia.state.digest import canonical
+from nefia.state.digest import canonical_plain
 from nefia.state.limits import MAX_EXPIRIES_PER_APPLY, MAX_REQUESTS, REQUEST_MEMORY_MS
 from nefia.state.numbered import Numbered
 from nefia.state.records import Outcome, Refusal, Request, Task, TasksOutcome, TaskState
 
 FINGERPRINT_BYTES = 16
 
-_CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
+
+def _named_tasks(command: commands.PushTasks) -> object:
+    return [("NewTask", astuple(new)) for new in command.tasks]
+
+
+_CONTENT: dict[type[Command], tuple[str, Callable[..., object]]] = {
     commands.OpenSession: (
         "session_open",
         attrgetter("host", "root", "cwd", "user", "shell", "labels"),
@@ -33,7 +38,7 @@ _CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
     commands.TouchSession: ("session_touch", attrgetter("id")),
     commands.UpdateSession: ("session_update", attrgetter("id", "cwd", "labels")),
     commands.CloseSession: ("session_close", attrgetter("id")),
-    commands.PushTasks: ("queue_push", attrgetter("tasks")),
+    commands.PushTasks: ("queue_push", _named_tasks),
     commands.ClaimTasks: (
         "queue_claim",
         attrgetter("worker", "queue", "host", "lease_ms", "limit"),
@@ -62,7 +67,7 @@ _CONTENT: dict[type[Command], tuple[str, Callable[[Command], object]]] = {
 
 def fingerprint(command: Command) -> bytes:
     action, content = _CONTENT[type(command)]
-    encoded = canonical((action, content(command)))
+    encoded = canonical_plain((action, content(command)))
     return blake2b(encoded, digest_size=FINGERPRINT_BYTES).digest()
 
 
