@@ -24,10 +24,11 @@ class Flow:
         self._current = [0, 0, 0, 0]
         self._previous = [0, 0, 0, 0]
 
-    def note(self, what: int, now_ms: int) -> None:
+    def note(self, what: int, now_ms: int, count: int) -> None:
+        """`count` times."""
         if now_ms // MINUTE_MS != self._minute:
             self._turn(now_ms // MINUTE_MS)
-        self._current[what] += 1
+        self._current[what] += count
 
     def rates(self, now_ms: int) -> QueueRates:
         """What of the last minute lies in the minute before counts as if that had been even."""

@@ -49,6 +49,7 @@ from nefia.state.records import (
 from nefia.state.requests import Requests, with_texts, without_texts
 from nefia.state.restoring import Restoring
 from nefia.state.sessions import Sessions
+from nefia.state.task_index import turn_ms
 
 T = TypeVar("T")
 
@@ -144,7 +145,9 @@ class Machine:
         this state is of no use any more.
         """
         self.skip(index)
-        return [self._perform(change) for change in changes]
+        outcomes = [self._perform(change) for change in changes]
+        self._queue.settle()
+        return outcomes
 
     def _perform(self, change: Change) -> Outcome:
         now = self.time_ms
@@ -152,9 +155,11 @@ class Machine:
             self.time_ms = now = change.time_ms
             self._nothing_overdue = False
         if not self._nothing_overdue:
+            self._queue.settle()
             self._nothing_overdue = self._expire(now)
         command, request_id = change.command, change.request_id
         if type(command) is not PushTasks:
+            self._queue.settle()
             self._nothing_overdue = self._nothing_overdue and _ends_later(command)
         if not request_id:
             return self._handlers[type(command)](command, now)
@@ -354,7 +359,7 @@ class Machine:
         shelf = self._queue.index.shelf(queue, host)
         if shelf.ready:
             return self.time_ms
-        return shelf.delayed[0][0] if shelf.delayed else None
+        return turn_ms(shelf.delayed[0]) if shelf.delayed else None
 
     def ready(self, queue: str, host: str) -> int:
         """How many tasks a claim of `queue` and `host` ("": any) could take."""
@@ -426,14 +431,14 @@ class Machine:
         parts: list[ApplicationPart] = []
         for _, record in records:
             match record:
-                case Counters():
-                    counters = record
-                case Session():
-                    sessions.append(record)
                 case Task():
                     tasks[record.number] = shared(record)
                 case Request():
                     requests.append(with_texts(record, tasks))
+                case Counters():
+                    counters = record
+                case Session():
+                    sessions.append(record)
                 case Event():
                     events.append(record)
                 case Memory():

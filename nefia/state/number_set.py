@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 BLOCK_SHIFT = 9
 BLOCK_MASK = (1 << BLOCK_SHIFT) - 1
-_BITS = tuple([1 << position for position in range(BLOCK_MASK + 1)])
+BITS = tuple([1 << position for position in range(BLOCK_MASK + 1)])
+"""A number is the bit `BITS[number & BLOCK_MASK]` of the block `number >> BLOCK_SHIFT`."""
 
 
 class NumberSet:
@@ -31,26 +32,24 @@ class NumberSet:
     def __iter__(self) -> Iterator[int]:
         return self.above(-1)
 
-    def add(self, number: int) -> None:
-        """`number` is not in the set yet."""
-        block = number >> BLOCK_SHIFT
-        bits = self._blocks.get(block)
-        if bits is None:
+    def add(self, block: int, bits: int) -> None:
+        """None of the numbers is in the set yet."""
+        former = self._blocks.get(block)
+        if former is None:
             self._order.insert(bisect_left(self._order, block), block)
-            bits = 0
-        self._blocks[block] = bits | _BITS[number & BLOCK_MASK]
-        self._count += 1
+            former = 0
+        self._blocks[block] = former | bits
+        self._count += bits.bit_count()
 
-    def remove(self, number: int) -> None:
-        """`number` is in the set."""
-        block = number >> BLOCK_SHIFT
-        bits = self._blocks[block] ^ _BITS[number & BLOCK_MASK]
-        if bits:
-            self._blocks[block] = bits
+    def remove(self, block: int, bits: int) -> None:
+        """All of the numbers are in the set."""
+        rest = self._blocks[block] ^ bits
+        if rest:
+            self._blocks[block] = rest
         else:
             del self._blocks[block]
             del self._order[bisect_left(self._order, block)]
-        self._count -= 1
+        self._count -= bits.bit_count()
 
     def first(self) -> int:
         """The smallest number of a set that is not empty."""

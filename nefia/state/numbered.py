@@ -7,7 +7,7 @@ one block, however many records there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import attrs
@@ -51,7 +51,7 @@ class Numbered(Counted[int, R]):
         self._shared: set[int] = set()
         self._count = 0
         for number, record in records:
-            self._store(number, record)
+            self._own_block(number)[number & BLOCK_MASK] = record
             self._count += 1
         self._sum = sum([sum_of(block) for block in self._blocks.values()])
 
@@ -76,7 +76,7 @@ class Numbered(Counted[int, R]):
         """`before` is the record that it takes the place of, if there is one."""
         uncounted = self._uncounted
         uncounted.setdefault(number, before)
-        self._store(number, record)
+        self._own_block(number)[number & BLOCK_MASK] = record
         if before is None:
             self._count += 1
         if self.observe is not None:
@@ -84,15 +84,32 @@ class Numbered(Counted[int, R]):
         if len(uncounted) > digest.MAX_UNCOUNTED_RECORDS:
             self.digest()
 
+    def extend(self, first: int, records: Sequence[R]) -> None:
+        """`records` are new, and their numbers follow one another from `first` on."""
+        uncounted, block = self._uncounted, self._own_block(first)
+        for number, record in enumerate(records, first):
+            position = number & BLOCK_MASK
+            if not position:
+                block = self._own_block(number)
+            block[position] = record
+            uncounted[number] = None
+        self._count += len(records)
+        if self.observe is not None:
+            for record in records:
+                self.observe(None, record)
+        if len(self._uncounted) > digest.MAX_UNCOUNTED_RECORDS:
+            self.digest()
+
     def remove(self, number: int) -> R:
         """Take out the record of `number`, which must be there, and return it."""
         record = self[number]
         if self._uncounted.setdefault(number, record) is None:
             del self._uncounted[number]
-        self._store(number, None)
-        self._count -= 1
-        if not any(self._blocks[number >> BLOCK_SHIFT]):
+        block = self._own_block(number)
+        block[number & BLOCK_MASK] = None
+        if block[-1] is None and not any(block):  # mostly the last of a block is the last to go
             del self._blocks[number >> BLOCK_SHIFT]
+        self._count -= 1
         if self.observe is not None:
             self.observe(record, None)
         return record
@@ -102,7 +119,8 @@ class Numbered(Counted[int, R]):
         self._shared = set(self._blocks)
         return Snapshot(self._blocks.copy())
 
-    def _store(self, number: int, record: R | None) -> None:
+    def _own_block(self, number: int) -> list[R | None]:
+        """The block of `number`, in no snapshot."""
         key = number >> BLOCK_SHIFT
         block = self._blocks.get(key)
         if block is None:
@@ -111,4 +129,4 @@ class Numbered(Counted[int, R]):
         elif key in self._shared:
             block = self._blocks[key] = block.copy()
             self._shared.discard(key)
-        block[number & BLOCK_MASK] = record
+        return block

@@ -49,7 +49,7 @@ from nefia.state.records import (
     TasksOutcome,
     TaskState,
 )
-from nefia.state.task_index import DELAYED, KEY_MEMORY_MS, TaskIndex
+from nefia.state.task_index import DELAYED, KEY_MEMORY_MS, TaskIndex, turn_ms, turn_number
 
 BACKOFF_FIRST_MS = 1_000
 BACKOFF_MAX_MS = 600_000
@@ -72,8 +72,8 @@ def backoff_ms(number: int, attempt: int) -> int:
 
 def shared(task: Task) -> Task:
     """The same, with names that are kept once for all tasks that have them."""
-    names = [intern(name) for name in (task.queue, task.host, task.worker)]
-    return replace(task, queue=names[0], host=names[1], worker=names[2])
+    queue, host, worker = intern(task.queue), intern(task.host), intern(task.worker)
+    return replace(task, queue=queue, host=host, worker=worker)
 
 
 class Queue:
@@ -89,17 +89,20 @@ class Queue:
         self.retention_ms = counters.task_retention_ms
         ready_before = (counters.ready_before_ms, counters.ready_before_task)
         self.index = TaskIndex(tasks, ready_before)
+        self._pushed: list[Task] = []
+        """Not yet where it is found (see `settle`)."""
 
-    def insert(self, task: Task) -> None:
-        """One whose number is not here yet."""
-        task = shared(task)
-        self.table.put(task.number, task, None)
-        self.index.insert(task)
+    def insert(self, tasks: Sequence[Task]) -> None:
+        """Tasks whose numbers are not here yet."""
+        tasks = [shared(task) for task in tasks]
+        for task in tasks:
+            self.table.put(task.number, task, None)
+        self.index.insert(tasks)
 
     # Commands.
 
     def push(self, command: commands.PushTasks, now: int) -> Outcome:
-        """All tasks or none."""
+        """All tasks or none. Before anything but another push, `settle` has to follow."""
         added_bytes = 0
         for new in command.tasks:
             added_bytes += RECORD_OVERHEAD_BYTES + len(new.payload)
@@ -141,15 +144,25 @@ class Queue:
             now,
             0,  # finished_ms
         )
-        self.table.put(number, task, None)
-        self.index.add(task)
+        self._pushed.append(task)
+        self.index.size_bytes += RECORD_OVERHEAD_BYTES + len(new.payload)
+        if new.key:
+            self.index.hold_key(task)
         return task, True
+
+    def settle(self) -> None:
+        """Put what was pushed into the table and on its shelves: all at once costs half as much."""
+        if self._pushed:
+            self.table.extend(self._pushed[0].number, self._pushed)
+            self.index.add(self._pushed)
+            self._pushed = []
 
     def _holder(self, queue: str, key: str, now: int) -> Task | None:
         """The task that has this key now."""
         number = self.index.by_key.get((queue, key))
         if number is None:
             return None
+        self.settle()
         task = self.table[number]
         released = task.is_finished and task.finished_ms + KEY_MEMORY_MS <= now
         return None if released else task
@@ -261,17 +274,17 @@ class Queue:
         later = self.index.later
         all_ready = False
         for _ in range(MAX_EXPIRIES_PER_APPLY):
-            if not later or later[0][0] > now:
+            if not later or turn_ms(turn := later[0]) > now:
                 self.index.ready_before = (now + 1, 0)
                 all_ready = True
                 break
-            task = self.table[later[0][1]]
+            task = self.table[turn_number(turn)]
             if task.state is TaskState.LEASED:
                 self._lose_lease(task, now)
             else:
                 self.index.promote(task)
         for has_key, finished in self.index.finished.items():
-            if finished and finished[0][0] + self._kept_ms(has_key) <= now:
+            if finished and turn_ms(finished[0]) + self._kept_ms(has_key) <= now:
                 self._remove_finished(has_key, now)
         following_ms = self.next_expiry_ms
         return all_ready and (following_ms is None or following_ms > now)
@@ -283,17 +296,17 @@ class Queue:
         finished = self.index.finished[has_key]
         kept_ms = self._kept_ms(has_key)
         for _ in range(MAX_EXPIRIES_PER_APPLY):
-            if not finished or finished[0][0] + kept_ms > now:
+            if not finished or turn_ms(turn := finished[0]) + kept_ms > now:
                 break
-            task = self.table.remove(finished[0][1])
+            task = self.table.remove(turn_number(turn))
             self.index.remove(task)
 
     @property
     def next_expiry_ms(self) -> int | None:
-        times = [self.index.later[0][0]] if self.index.later else []
+        times = [turn_ms(self.index.later[0])] if self.index.later else []
         for has_key, finished in self.index.finished.items():
             if finished:
-                times.append(finished[0][0] + self._kept_ms(has_key))
+                times.append(turn_ms(finished[0]) + self._kept_ms(has_key))
         return min(times, default=None)
 
     def _lose_lease(self, task: Task, now: int) -> None:

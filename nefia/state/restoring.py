@@ -65,8 +65,7 @@ class Restoring:
         self._last_number = numbers[-1]
         for session in sessions:
             self.sessions.insert(session)
-        for task in tasks:
-            self.queue.insert(task)
+        self.queue.insert(tasks)
         self.parts += 1
         self.touched_ms = now
         return True

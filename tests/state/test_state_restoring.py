@@ -224,3 +224,17 @@ def test_what_is_not_gone_on_with_is_given_up() -> None:
     log.do(AdvanceTime(), 2_000 + PATIENCE_MS)
     assert not log.machine.restoring
     assert isinstance(log.do(end, 2_000 + PATIENCE_MS), Refusal)
+
+
+def test_an_entry_that_no_leader_proposes_has_tasks_counted_beyond_64_bits() -> None:
+    log, last = Log(), 2**64 - 1
+    log.do(BeginRestore("r-1", 0, last, 0, 0, 0))
+    log.do(EndRestore("r-1", 0, 1))
+    log.do(PushTasks((NewTask(b"1", delay_ms=5), NewTask(b"2"))))
+    log.do(ClaimTasks("w", "", "", 7, 2))
+    log.do(AdvanceTime(), 1_005)
+    assert log.machine.next_ready_ms() == 1_005
+    log.do(AdvanceTime(), 1_007)
+    claimed = log.do(ClaimTasks("w", "", "", 9_000, 2), 1_007)
+    assert isinstance(claimed, TasksOutcome)
+    assert [(task.number, task.attempt) for task in claimed.tasks] == [(last + 1, 1), (last + 2, 2)]
