@@ -237,7 +237,7 @@ class TaskIndex:
         """A finished task goes for good."""
         self.size_bytes -= task.size_bytes
         name = (task.queue, task.key)
-        if task.key and self.by_key[name] == task.number:
+        if task.key and self.by_key.get(name) == task.number:
             del self.by_key[name]
         place, shelves = self.place_of(task), self._groups[task.queue, task.host]
         self._wait_no_more(task, place, shelves)

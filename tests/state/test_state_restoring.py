@@ -238,3 +238,18 @@ def test_an_entry_that_no_leader_proposes_has_tasks_counted_beyond_64_bits() -> 
     claimed = log.do(ClaimTasks("w", "", "", 9_000, 2), 1_007)
     assert isinstance(claimed, TasksOutcome)
     assert [(task.number, task.attempt) for task in claimed.tasks] == [(last + 1, 1), (last + 2, 2)]
+
+
+def test_two_living_tasks_with_one_key_which_no_queue_makes_end_no_node() -> None:
+    made = Log()
+    made.do(push(1))
+    task = made.machine.get_task("1")
+    both = msgspec.msgpack.encode([task, msgspec.structs.replace(task, number=2)])
+    log = Log()
+    log.do(BeginRestore("r-1", 0, 2, 0, 1_001, 0))
+    log.do(RestorePart("r-1", 0, msgspec.msgpack.encode([]), both))
+    log.do(EndRestore("r-1", 1, 1))
+    for number in (2, 1):
+        assert isinstance(log.do(CancelTask(str(number)), LATER_MS), TasksOutcome)
+    log.do(AdvanceTime(), LATER_MS + 48 * 3_600_000)
+    assert log.machine.list_tasks()[0] == ()
