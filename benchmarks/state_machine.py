@@ -209,6 +209,13 @@ def snapshot_taken(bench: Bench) -> Iterator[Step]:
         yield bench.machine.snapshot_records
 
 
+def push_of_100_changes_in_an_entry(bench: Bench) -> Iterator[Step]:
+    while True:
+        pushes = [PushTasks((bench.task(number),)) for number in range(100)]
+        changes = [Change(bench.now_ms, "", push) for push in pushes]
+        yield lambda: bench.machine.apply(bench.machine.applied_index + 1, changes)  # noqa: B023
+
+
 OPERATIONS: tuple[Steps, ...] = (
     push,
     push_under_a_request_id,
@@ -228,6 +235,7 @@ OPERATIONS: tuple[Steps, ...] = (
     stats,
     digest_after_a_change,
     snapshot_taken,
+    push_of_100_changes_in_an_entry,
 )
 
 

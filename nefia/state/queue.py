@@ -283,23 +283,22 @@ class Queue:
                 self._lose_lease(task, now)
             else:
                 self.index.promote(task)
-        for has_key, finished in self.index.finished.items():
-            if finished and turn_ms(finished[0]) + self._kept_ms(has_key) <= now:
-                self._remove_finished(has_key, now)
-        following_ms = self.next_expiry_ms
-        return all_ready and (following_ms is None or following_ms > now)
+        all_removed = [self._remove_finished(has_key, now) for has_key in self.index.finished]
+        return all_ready and all(all_removed)
 
     def _kept_ms(self, has_key: bool) -> int:
         return max(self.retention_ms, KEY_MEMORY_MS) if has_key else self.retention_ms
 
-    def _remove_finished(self, has_key: bool, now: int) -> None:
+    def _remove_finished(self, has_key: bool, now: int) -> bool:
+        """Whether none is overdue any more."""
         finished = self.index.finished[has_key]
         kept_ms = self._kept_ms(has_key)
         for _ in range(MAX_EXPIRIES_PER_APPLY):
             if not finished or turn_ms(turn := finished[0]) + kept_ms > now:
-                break
+                return True
             task = self.table.remove(turn_number(turn))
             self.index.remove(task)
+        return False
 
     @property
     def next_expiry_ms(self) -> int | None:

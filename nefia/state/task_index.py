@@ -34,6 +34,7 @@ As one integer it takes half of the memory of a pair, and is compared in half th
 
 NUMBER_BITS = 80
 """What is counted on from 64 bits, the most that comes in, stays well below that."""
+_NUMBER_MASK = (1 << NUMBER_BITS) - 1
 
 MAX_GROUPED_TASKS = 1024
 """So many of another state are placed at a time, so that little is kept twice meanwhile."""
@@ -67,7 +68,7 @@ def turn_ms(turn: Turn) -> int:
 
 
 def turn_number(turn: Turn) -> int:
-    return turn & (1 << NUMBER_BITS) - 1
+    return turn & _NUMBER_MASK
 
 
 class Lines:
