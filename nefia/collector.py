@@ -21,8 +21,10 @@ FULL_COLLECTION_SECONDS = 600.0
 
 
 def configure() -> None:
-    """Once a process."""
+    """Once a process, when it has imported what it needs: that lasts, what has become of it too."""
+    gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_COLLECTIONS, NO_FULL_COLLECTIONS)
+    gc.enable()
 
 
 def settle() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,7 +22,7 @@ import structlog
 import trio
 from attrs import evolve
 
-from nefia import collector, logs
+from nefia import collector
 from nefia.admin import SOCKET_NAME
 from nefia.admin.actions import Actions, SessionLifetimes
 from nefia.admin.protocol import (
@@ -43,7 +42,6 @@ from nefia.errors import (
     InvalidConfiguration,
     NefiaError,
     NotInitialized,
-    Permission,
     ShuttingDown,
 )
 from nefia.net.network import Network, TcpNetwork
@@ -53,6 +51,8 @@ from nefia.node.opening import open_node
 from nefia.node.settings import Settings
 from nefia.services.program import PROGRAM_STOP_SECONDS, Program, Serve
 from nefia.services.wiring import Equipment
+from nefia.starting import make_state_dir
+from nefia.storage.claim import Claim
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.systemd import ServiceManager
 
@@ -77,17 +77,15 @@ CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "tran
 _log = structlog.get_logger("nefia.daemon")
 
 
-def run(config: Config) -> int:
-    """Run the daemon until it is told to stop; returns the exit code. Raises NefiaError."""
-    if not __debug__:
-        raise InvalidConfiguration(
-            "nefia does not run with python -O: its assertions are part of its safety"
-        )
-    logs.configure(os.environ)
+def run(config: Config, claim: Claim | None = None) -> int:
+    """Run the daemon until it is told to stop; returns the exit code. Raises NefiaError.
+
+    For `nefia.starting`, which has made the `claim` on `config.data_dir`.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     collector.configure()
     try:
-        trio.run(Daemon(config).main, clock=BootClock())
+        trio.run(Daemon(config, claim=claim).main, clock=BootClock())
     except BaseExceptionGroup as group:
         raise unwrapped(group) from group
     return 0
@@ -99,7 +97,7 @@ def initialize(config: Config) -> str:
     Raises AlreadyInitialized, DataInUse while a daemon runs, and what opening the data does.
     """
     _require_cluster(config)
-    _make_state_dir(config)
+    make_state_dir(config)
     return trio.run(_initialize, config)
 
 
@@ -137,11 +135,16 @@ class Daemon:
     """
 
     def __init__(
-        self, config: Config, host: Host | None = None, serve: Serve | None = None
+        self,
+        config: Config,
+        host: Host | None = None,
+        serve: Serve | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self._config = config
         self._host = host
         self._serve = serve
+        self._claim = claim
         self._clock = TrioNodeClock()
         self._manager = ServiceManager(os.environ)
         self._plain_network = TcpNetwork(config.cluster.raft.transport_timeout)
@@ -192,7 +195,7 @@ class Daemon:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[trio.Nursery]:
         """The nursery of all there is; the guard outlives it."""
-        _make_state_dir(self._config)
+        make_state_dir(self._config)
         async with self._have_guard() as self._guard, trio.open_nursery() as nursery:
             yield nursery
 
@@ -304,8 +307,8 @@ class Daemon:
 
     async def _run_node(self, task_status: trio.TaskStatus[None]) -> None:
         cluster = self._config.cluster
-        data_dir = cluster.data_dir if cluster.enabled else self._config.state_dir / "single"
-        store = await open_lmdb(data_dir, self._config.node_id)
+        claim, self._claim = self._claim, None  # good for one opening
+        store = await open_lmdb(self._config.data_dir, self._config.node_id, claim=claim)
         if self._http is not None:
             store.wrote = self._http.meters.write_seconds.observe
         try:
@@ -438,22 +441,6 @@ class Daemon:
                 await node.leave()
         self._actions = None
         everything.cancel()
-
-
-def _make_state_dir(config: Config) -> None:
-    try:
-        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(config.state_dir.stat().st_mode)
-    except OSError as error:
-        raise Permission(
-            f"cannot use the state directory {config.state_dir}: {error.strerror}",
-            hint="create it for this user, or name another with --state-dir",
-        ) from error
-    if mode & 0o022:
-        raise Permission(
-            f"others may write into the state directory {config.state_dir} (mode {mode:04o})",
-            hint=f"chmod 0700 {config.state_dir}",
-        )
 
 
 def _require_cluster(config: Config) -> None:

@@ -31,6 +31,7 @@ from nefia.errors import (
     ShuttingDown,
 )
 from nefia.services.interface import Tenure
+from nefia.starting import require_assertions
 from nefia.state.application import StateMachine
 from nefia.state.commands import ApplicationCommand
 from nefia.state.limits import validate
@@ -202,10 +203,7 @@ async def _run(
 
 
 def _check_process() -> None:
-    if not __debug__:
-        raise InvalidConfiguration(
-            "nefia does not run with python -O: its assertions are part of its safety"
-        )
+    require_assertions()
     if not isinstance(trio.lowlevel.current_clock(), BootClock):
         raise InvalidConfiguration(
             "nefia needs a clock that goes on while the machine is suspended",

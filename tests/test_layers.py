@@ -42,6 +42,7 @@ FLOORS = {
     "nefia.rotation": 6,
     "nefia.recovery": 6,
     "nefia.http": 6,
+    "nefia.starting": 6,
     "nefia.daemon": 6,
     "nefia.dev": 6,
     "nefia.cli": 7,

@@ -48,9 +48,9 @@ root.add_command(mcp)
 def daemon(setup: Setup) -> int:
     """Run this node."""
     config = setup.load()
-    from nefia.daemon import run
+    from nefia.starting import start
 
-    return run(config)
+    return start(config)
 
 
 @root.command()

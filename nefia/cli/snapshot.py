@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 SNAPSHOT_TIMEOUT_SECONDS = 600.0
 """A million tasks take a daemon some seconds, on a busy machine."""
-SINGLE_DIRECTORY = "single"
-"""Of a node without a cluster, as in `nefia.daemon`."""
-
 RESTORE_ID_BYTES = 8
 LEADER_PATIENCE_SECONDS = 30.0
 """How long a restore waits for a leader, or for a majority, to go on."""
@@ -55,7 +52,7 @@ def save(setup: Setup, file: Path, form: str, timeout: float | None) -> None:
     from nefia.storage.snapshot_saved import newest_in
     from nefia.storage.snapshot_saved import save as write
 
-    data_dir = _data_dir(setup)
+    data_dir = setup.load().data_dir
     try:
         taken = setup.ask("snapshot", timeout=timeout or SNAPSHOT_TIMEOUT_SECONDS)
         source = data_dir / "snapshots" / f"{taken['term']}-{taken['index']}"
@@ -68,13 +65,6 @@ def save(setup: Setup, file: Path, form: str, timeout: float | None) -> None:
         return
     records = sum(each.count for each in info.kinds)
     line(f"Snapshot {info.id} is in {file}: {records} records, {file.stat().st_size} bytes.")
-
-
-def _data_dir(setup: Setup) -> Path:
-    config = setup.load()
-    return (
-        config.cluster.data_dir if config.cluster.enabled else config.state_dir / SINGLE_DIRECTORY
-    )
 
 
 @snapshot.command()

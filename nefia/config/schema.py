@@ -188,7 +188,7 @@ class HttpConfig:
     )
 
 
-SINGLE_NODE_ID = "local"
+SINGLE_NODE_ID, SINGLE_DIRECTORY = "local", "single"
 """Of a node that runs without a cluster."""
 
 
@@ -246,3 +246,8 @@ class Config:
     @property
     def node_id(self) -> str:
         return self.cluster.node_id if self.cluster.enabled else SINGLE_NODE_ID
+
+    @property
+    def data_dir(self) -> Path:
+        """Where this node keeps its log and snapshots."""
+        return self.cluster.data_dir if self.cluster.enabled else self.state_dir / SINGLE_DIRECTORY

@@ -29,7 +29,6 @@ from nefia.errors import DataDamaged
 from nefia.storage import layout
 from nefia.storage.layout import BadChecksum
 
-JOURNAL_FILE = "raft.journal"
 JOURNAL_BYTES = 2 * 1024 * 1024
 SECTOR_BYTES = 512
 

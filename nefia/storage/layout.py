@@ -16,6 +16,7 @@ from pathlib import Path
 import lmdb
 
 DATABASE_FILE = "raft.db"
+JOURNAL_FILE = "raft.journal"
 FORMAT_VERSION = 2
 """Raised when this layout or what `nefia.wire` makes of an entry changes."""
 FORMAT_WITHOUT_JOURNAL = 1

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,15 +14,13 @@ import lmdb
 import trio
 from outcome import Outcome, Value
 
-import nefia
 from nefia import errors
 from nefia.clock import NodeClock, TrioNodeClock
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry
 from nefia.storage import layout, raft_db
+from nefia.storage.claim import Check, Claim
 from nefia.storage.io_thread import IoThread
-from nefia.storage.journal import JOURNAL_FILE
-from nefia.storage.locking import DirectoryLock
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.snapshot_files import SNAPSHOTS_DIRECTORY, FileSnapshots
 from nefia.storage.store import Ended, Identity, Stored
@@ -40,11 +33,15 @@ T = TypeVar("T")
 
 
 async def open_lmdb(
-    data_dir: Path, node_id: str | None, clock: NodeClock | None = None
+    data_dir: Path,
+    node_id: str | None,
+    clock: NodeClock | None = None,
+    claim: Claim | None = None,
 ) -> LmdbStore:
     """Open, or create with a new instance id, the store of `node_id` in `data_dir`.
 
-    Without a `node_id`, whosever it is; it has to be there then.
+    Without a `node_id`, whosever it is; it has to be there then. A `claim` that was made for
+    `data_dir` becomes the store's.
 
     A file that exists is first checked whole by a child process, since a damaged one can kill
     whoever maps it. Raises `DataInUse`, `DataDamaged`, `NewerFormat`, `OtherNode`, `Permission`,
@@ -52,7 +49,7 @@ async def open_lmdb(
     """
     store = LmdbStore(data_dir, node_id, clock or TrioNodeClock())
     try:
-        await store.open()
+        await store.open(claim)
     except BaseException:
         await store.close()
         raise
@@ -153,47 +150,33 @@ class LmdbStore:
 
     # Opening.
 
-    async def open(self) -> None:
+    async def open(self, claim: Claim | None) -> None:
         """For `open_lmdb` only, which see."""
-        is_new = await self._do(self._writer, self._prepare)
-        if not is_new:
-            await self._verify()
+        check = await self._do(self._writer, partial(self._prepare, claim))
+        if check is not None:
+            await self._heard(check)
         await self._do(self._writer, self._map)
         await self._snapshots.open()
 
-    def _prepare(self) -> bool:
-        """Lock the directory; whether raft.db was missing and has been made."""
-        _make_directory(self._data_dir)
-        self._opened.callback(DirectoryLock(self._data_dir).release)
-        if self._path.exists():
-            _forget_cache(self._path)
-            with suppress(FileNotFoundError):  # there was none in format 1
-                _forget_cache(self._path.with_name(JOURNAL_FILE))
-            return False
-        assert self._node_id is not None, "only a directory that is there may be anyone's"
-        instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
-        raft_db.create(self._path, Identity(self._node_id, instance_id, cluster_id=""))
-        return True
+    def _prepare(self, claim: Claim | None) -> Check | None:
+        """Have the directory; the check of raft.db, None if it was missing and has been made."""
+        claim = claim or Claim(self._data_dir)
+        self._opened.callback(claim.release)
+        if claim.check is None:
+            assert self._node_id is not None, "only a directory that is there may be anyone's"
+            instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
+            raft_db.create(self._path, Identity(self._node_id, instance_id, cluster_id=""))
+        return claim.check
 
-    async def _verify(self) -> None:
+    async def _heard(self, check: Check) -> None:
         deadline = self._clock.now() + VERIFY_TIMEOUT_SECONDS
         with self._clock.deadline_scope(deadline) as scope:
-            child = await trio.run_process(
-                [sys.executable, "-P", "-m", "nefia.storage.verify", os.fspath(self._path)],
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env={**os.environ, "PYTHONPATH": _import_path()},
-            )
+            await trio.lowlevel.wait_readable(check)
         if scope.cancelled_caught:
             raise errors.DiskFailed(
                 f"Checking {self._path} took more than {VERIFY_TIMEOUT_SECONDS:.0f} s", full=False
             )
-        if child.returncode != 0:
-            raise self._damaged(f"the process that checks it {_how_it_ended(child)}")
-        answer = json.loads(child.stdout)
-        if answer:
-            raise self._with_hint(errors.NefiaError.from_json(answer))
+        await self._do(self._writer, check.hear)
 
     def _map(self) -> None:
         self._db = RaftDb(self._path)
@@ -224,55 +207,18 @@ class LmdbStore:
         try:
             yield
         except errors.DataDamaged as error:
-            self._with_hint(error)
+            error.hint = self._how_to_rejoin()
             raise
         except PermissionError as error:
             raise errors.Permission(f"{error.filename}: {error.strerror}") from error
         except (OSError, lmdb.Error) as error:
             raise raft_db.disk_failed(self._path, error) from error
 
-    def _damaged(self, what: str) -> errors.NefiaError:
-        return self._with_hint(errors.DataDamaged(f"{self._path} is damaged: {what}"))
-
-    def _with_hint(self, error: errors.NefiaError) -> errors.NefiaError:
-        if isinstance(error, errors.DataDamaged):
-            node_id = self._node_id or "ID"
-            error.hint = (
-                "Nothing was repaired, since what is missing may have been acknowledged. To rejoin:"
-                f" on the leader `nefia cluster remove-peer --id {node_id}`, then empty"
-                f" {self._data_dir} on this node, then on the leader"
-                f" `nefia cluster add-peer --id {node_id} --addr ADDRESS`."
-            )
-        return error
-
-
-def _make_directory(path: Path) -> None:
-    """Make `path`, and durably enter it in its parent."""
-    if path.is_dir():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700)
-    raft_db.sync_directory(path.parent)
-
-
-def _forget_cache(path: Path) -> None:
-    """Have the next reader read the disk: after a failed sync the kernel caches what it lost."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
-
-
-def _import_path() -> str:
-    """The child imports what this process would, and never from its working directory (-P)."""
-    package = Path(nefia.__file__).parent.parent
-    return os.pathsep.join([os.fspath(package), *filter(None, sys.path)])
-
-
-def _how_it_ended(child: subprocess.CompletedProcess[bytes]) -> str:
-    if child.returncode < 0:
-        return f"was killed by {signal.Signals(-child.returncode).name}"
-    last_line = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return f"failed: {last_line}"
+    def _how_to_rejoin(self) -> str:
+        node_id = self._node_id or "ID"
+        return (
+            "Nothing was repaired, since what is missing may have been acknowledged. To rejoin:"
+            f" on the leader `nefia cluster remove-peer --id {node_id}`, then empty"
+            f" {self._data_dir} on this node, then on the leader"
+            f" `nefia cluster add-peer --id {node_id} --addr ADDRESS`."
+        )

@@ -28,7 +28,7 @@ from nefia import errors, wire
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
-from nefia.storage import journal, layout
+from nefia.storage import files, journal, layout
 from nefia.storage.journal import Journal
 from nefia.storage.layout import BadChecksum
 from nefia.storage.store import Identity, Stored
@@ -69,7 +69,7 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 
 def create(path: Path, identity: Identity) -> None:
     """Make the raft.db of a new node, whole and durable before it stands under its name."""
-    journal.create(path.with_name(journal.JOURNAL_FILE))
+    journal.create(path.with_name(layout.JOURNAL_FILE))
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     with layout.open_environment(unfinished) as environment:
@@ -81,15 +81,7 @@ def create(path: Path, identity: Identity) -> None:
             _put(transaction, layout.IDENTITY, identity)
         environment.sync(True)
     unfinished.rename(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    files.sync_directory(path.parent)
 
 
 def _put(transaction: _Transaction, key: bytes, value: _Record) -> None:
@@ -144,14 +136,14 @@ class RaftDb:
         self.identity = identity
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         with self._writing():
-            self._open_journal(path.with_name(journal.JOURNAL_FILE), generation)
+            self._open_journal(path.with_name(layout.JOURNAL_FILE), generation)
 
     def _open_journal(self, path: Path, generation: int | None) -> None:
         """Take over what the last process has left there. None: raft.db has had no journal yet."""
         if generation is None:
             generation = FIRST_GENERATION
             journal.create(path)
-            sync_directory(path.parent)
+            files.sync_directory(path.parent)
         self._journal = Journal(path)
         self._pending = _Pending(generation, self._journal.read(generation, self._last_index))
         self._last_index += len(self._pending.entries)

@@ -1,9 +1,9 @@
 """Is this raft.db whole? Run as a child process, `python -m nefia.storage.verify PATH`.
 
 LMDB maps its file and trusts it: a truncated or damaged one kills the reader with SIGBUS or an
-abort. So a child looks first, and its death is an answer too. It prints one JSON object: `{}` if
-the file is sound, else an error as in the admin API. Imports are few, because every start waits
-for this.
+abort. So a child looks first, and its death is an answer too (`claim`). It prints one JSON object:
+`{}` if the file is sound, else an error as in the admin API. Imports are few, because every start
+waits for this.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as structural_problems
 
-from nefia.errors import DataDamaged, DiskFailed, NefiaError, NewerFormat
+from nefia.errors import DataDamaged, DiskFailed, NefiaError, NewerFormat, Permission
 from nefia.storage import layout
 from nefia.storage.layout import BadChecksum
-
-BATCH_RECORDS = 4096
 
 # A meta page of LMDB 0.9 (mdb.c, MDB_page and MDB_meta): page size, last page, transaction.
 _META_PAGE = struct.Struct("=16x 4x4x 8x8x I44x 48x QQ")
@@ -99,32 +97,39 @@ def _check_log(path: Path, cursor: lmdb.Cursor[bytes], entries: int) -> None:
     if not cursor.first():
         return
     first = layout.log_index(cursor.key())
-    for index, record in _records(cursor, first, entries):
+    for index in range(first, first + entries):
+        key = layout.log_key(index)
+        record = cursor.get(key)
         if record is None:
             raise DataDamaged(f"{path} is damaged: entry {index} is missing", index=index)
         try:
-            layout.unseal(layout.log_key(index), record)
+            layout.unseal(key, record)
         except BadChecksum:
             raise DataDamaged(
                 f"{path} is damaged: entry {index} has a bad checksum", index=index
             ) from None
 
 
-def _records(
-    cursor: lmdb.Cursor[bytes], first: int, entries: int
-) -> Iterator[tuple[int, bytes | None]]:
-    for start in range(first, first + entries, BATCH_RECORDS):
-        indexes = range(start, min(start + BATCH_RECORDS, first + entries))
-        found = dict(cursor.getmulti([layout.log_key(index) for index in indexes]))
-        for index in indexes:
-            yield index, found.get(layout.log_key(index))
+def _forget_cache(path: Path) -> None:
+    """Have whoever reads next read the disk: after a failed sync the kernel caches what it lost."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
 
 
 def main(path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the whole map
     answer = {}
     try:
+        _forget_cache(Path(path))
+        with suppress(FileNotFoundError):  # there was none in format 1
+            _forget_cache(Path(path).with_name(layout.JOURNAL_FILE))
         verify(Path(path))
+    except PermissionError as error:
+        answer = Permission(f"{path}: {error.strerror}").to_json()
     except OSError as error:
         answer = DiskFailed(f"{path} cannot be read: {error.strerror}", full=False).to_json()
     except NefiaError as error:

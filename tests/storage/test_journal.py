@@ -20,7 +20,7 @@ from nefia import errors
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState
 from nefia.raft.log import MEMORY_BYTES
-from nefia.storage import io_thread, journal, layout, raft_db
+from nefia.storage import io_thread, layout, raft_db
 from nefia.storage.journal import JOURNAL_BYTES, SECTOR_BYTES
 from nefia.storage.lmdb_store import open_lmdb
 from nefia.storage.raft_db import RaftDb
@@ -46,7 +46,7 @@ def db(path: Path) -> Iterator[RaftDb]:
 
 
 def journal_of(path: Path) -> Path:
-    return path.with_name(journal.JOURNAL_FILE)
+    return path.with_name(layout.JOURNAL_FILE)
 
 
 def entry(index: int, size_bytes: int = 300, term: int = 1) -> Entry:
@@ -225,7 +225,7 @@ async def test_a_journal_that_is_not_there_is_refused(
     store = await open_lmdb(tmp_path, "node-1")
     await store.write(Write(1, entries=(marked(1),)))
     await store.close()
-    spoil(tmp_path / journal.JOURNAL_FILE)
+    spoil(tmp_path / layout.JOURNAL_FILE)
     with pytest.raises(errors.DataDamaged, match=reason) as caught:
         await open_lmdb(tmp_path, "node-1")
     assert "remove-peer" in caught.value.hint
