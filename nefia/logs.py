@@ -1,11 +1,32 @@
-"""Where log lines go: key=value on a terminal or in a file, JSON in a journal."""
+"""Where log lines go: key=value on a terminal or in a file, JSON in a journal.
+
+Imported before structlog, this has it do without rich, which draws tracebacks that nobody here asks
+for and takes longer to import than all the rest of structlog.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import structlog
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Whoever would like to have `module`, and can do without it, does without it."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # as importlib's reference says
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+with _without("rich"):
+    import structlog
 
 
 def configure(environ: dict[str, str] | os._Environ[str]) -> None:
