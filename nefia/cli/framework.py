@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -149,9 +150,25 @@ class Group(click.Group):
 
 
 class Root(Group):
-    """The outermost group, where every error becomes a message and an exit code."""
+    """The outermost group, where every error becomes a message and an exit code.
+
+    Each of `modules` is a module of `nefia.cli` with a command of its name, and is imported when
+    that is asked for.
+    """
 
     group_class = Group
+
+    def __init__(self, *args: Any, modules: frozenset[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.commands.keys() | self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._modules - self.commands.keys():
+            self.add_command(getattr(import_module(f"nefia.cli.{cmd_name}"), cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """As click's, except for errors: no traceback for anything an operator can cause."""
@@ -175,6 +192,13 @@ class Root(Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_FAILED
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def commands_of(group: click.Group) -> dict[str, click.Command]:
+    """By name, in that order; those with a module of their own are imported for it."""
+    context = click.Context(group)
+    found = ((name, group.get_command(context, name)) for name in group.list_commands(context))
+    return {name: command for name, command in found if command is not None}
 
 
 def _usage_error(error: click.ClickException) -> InvalidArgument:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import click
 
 from nefia import __version__
+from nefia.cli.framework import commands_of
 from nefia.cli.root import root
 
 GLOBAL_OPTIONS = frozenset({"config", "state_dir", "help"})
@@ -94,7 +95,7 @@ def manual() -> str:
 
 def _commands(group: click.Group, path: str) -> Iterator[str]:
     """A section for each command, those of groups in place of the groups."""
-    for name, command in sorted(group.commands.items()):
+    for name, command in commands_of(group).items():
         if command.hidden:
             continue
         if isinstance(command, click.Group):

@@ -5,42 +5,34 @@ from __future__ import annotations
 import click
 
 from nefia import __version__
-from nefia.cli.bench import bench
-from nefia.cli.cert import cert
-from nefia.cli.cluster import cluster
-from nefia.cli.drill import drill
-from nefia.cli.event import event
 from nefia.cli.framework import Root, Setup, pass_setup
-from nefia.cli.guard import guard
-from nefia.cli.mcp import mcp
 from nefia.cli.output import line
-from nefia.cli.queue import queue
-from nefia.cli.service import service
-from nefia.cli.session import session
-from nefia.cli.snapshot import snapshot
-from nefia.cli.watch import watch
 
 MAX_DEV_NODES = 9
 
+MODULES = frozenset(
+    {
+        "bench",
+        "cert",
+        "cluster",
+        "drill",
+        "event",
+        "guard",
+        "mcp",
+        "queue",
+        "service",
+        "session",
+        "snapshot",
+        "watch",
+    }
+)
+"""Commands in modules of this package with their names: a call needs one of them at most."""
 
-@click.group(cls=Root)
+
+@click.group(cls=Root, modules=MODULES)
 @click.version_option(__version__, message="nefia %(version)s")
 def root() -> None:
     """Active-passive high availability for an operator's daemon."""
-
-
-root.add_command(cluster)
-root.add_command(session)
-root.add_command(queue)
-root.add_command(service)
-root.add_command(event)
-root.add_command(watch)
-root.add_command(cert)
-root.add_command(snapshot)
-root.add_command(bench)
-root.add_command(drill)
-root.add_command(guard)
-root.add_command(mcp)
 
 
 @root.command()

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from ruamel.yaml import YAML
 
 from nefia import __version__, errors
+from nefia.cli.framework import commands_of
 from nefia.cli.root import root
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -322,9 +324,9 @@ class TestAlone:
             assert result.exit_code == 0
             command: Any = root
             for name in path:
-                command = command.commands[name]
+                command = commands_of(command)[name]
             assert command.help
-            for name in getattr(command, "commands", {}):
+            for name in commands_of(command) if isinstance(command, click.Group) else ():
                 visit(*path, name)
 
         visit()

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from attrs import evolve, frozen
 
+from nefia.cli.framework import commands_of
 from nefia.cli.root import root
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ def misuse(command: str) -> str:
                 return f"{current.name} has no option {word}"
         elif isinstance(current, click.Group):
             for name in word.split("|"):
-                if name not in current.commands:
+                if name not in commands_of(current):
                     return f"{current.name} has no command {name}"
-            current = current.commands[word.partition("|")[0]]
+            current = commands_of(current)[word.partition("|")[0]]
     return ""
