@@ -248,7 +248,7 @@ _converter.register_structure_hook_func(_is_entries, _structure_entries)
 # Decoding, and the codecs.
 
 
-def _untrusted(parse: Callable[[Any], T], data: bytes | memoryview) -> T:
+def _untrusted(parse: Callable[[Any], T], data: bytes | memoryview | list[bytes]) -> T:
     """`parse(data)`; every error is the fault of `data`, whatever its class.
 
     Even an AssertionError: the values check themselves, and these were made by somebody else.
@@ -257,7 +257,8 @@ def _untrusted(parse: Callable[[Any], T], data: bytes | memoryview) -> T:
         return parse(data)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
-        raise Malformed(f"{len(data)} bytes do not decode: {reason}") from error
+        size_bytes = sum(map(len, data)) if isinstance(data, list) else len(data)
+        raise Malformed(f"{size_bytes} bytes do not decode: {reason}") from error
 
 
 def _parser(kind: type[T]) -> Callable[[memoryview], T]:
@@ -296,10 +297,20 @@ class Codec(Generic[T]):
         """Raises `Malformed` for anything but what `encode` may have made."""
         return _untrusted(self._parse, data)
 
+    def decode_all(self, encoded: list[bytes]) -> list[T]:
+        """`decode` of each, in half the time; one that is `Malformed` makes all of them so."""
+        return _untrusted(self._parse_all, encoded)
+
     def _parse(self, data: bytes) -> T:
         if len(data) > MAX_ENCODED_BYTES:
             raise ValueError(f"more than {MAX_ENCODED_BYTES} bytes")
         return self._decoders[data[0]](memoryview(data)[1:])
+
+    def _parse_all(self, encoded: list[bytes]) -> list[T]:
+        if max(map(len, encoded), default=0) > MAX_ENCODED_BYTES:
+            raise ValueError(f"more than {MAX_ENCODED_BYTES} bytes")
+        decoders = self._decoders
+        return [decoders[data[0]](memoryview(data)[1:]) for data in encoded]
 
 
 MESSAGES: Codec[Message] = Codec(

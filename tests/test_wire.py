@@ -127,6 +127,15 @@ def test_recorded_bytes_still_decode() -> None:
     assert tuple(map(wire.decode_entry, recorded("entries.txt"))) == ENTRIES
     assert wire.decode_configuration(recorded("configurations.txt")[0]) == TWO_MEMBERS
     assert tuple(map(RECORDS.decode, recorded("records.txt"))) == wire_records.RECORDS
+    assert tuple(RECORDS.decode_all(list(recorded("records.txt")))) == wire_records.RECORDS
+
+
+def test_one_that_does_not_decode_spoils_those_beside_it() -> None:
+    sound = RECORDS.encode(wire_records.RECORDS[0])
+    assert RECORDS.decode_all([]) == []
+    for spoilt in (b"", b"\xff", sound[:-1], sound + b"\0"):
+        with pytest.raises(Malformed, match=f"^{len(sound + spoilt)} bytes do not decode"):
+            RECORDS.decode_all([sound, spoilt])
 
 
 def test_every_class_has_an_example() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import BinaryIO, TypeAlias
@@ -124,7 +125,7 @@ def read_records(file: BinaryIO, info: SnapshotInfo, where: str) -> Iterator[tup
     that are shorter, longer or other than `info` says.
     """
     decompressor = zstandard.ZstdDecompressor()
-    hasher, found = data_hasher(), dict.fromkeys(KINDS, 0)
+    hasher, found = data_hasher(), Counter[str]()
     number = 0
     while header := file.read(_CHUNK.size):
         body = _body_of(file, header, number)
@@ -135,15 +136,15 @@ def read_records(file: BinaryIO, info: SnapshotInfo, where: str) -> Iterator[tup
         try:
             if not 0 <= zstandard.frame_content_size(body) <= MAX_CHUNK_BYTES:
                 raise damaged(where, f"chunk {number} is too large")
-            for record in _records_of(decompressor.decompress(body)):
-                kind = _NAMES[type(record)]
-                found[kind] += 1
-                yield kind, record
+            records = _records_of(decompressor.decompress(body))
         except (zstandard.ZstdError, struct.error, Malformed) as error:
             raise damaged(where, f"chunk {number} does not decode: {error}") from error
         number += 1
-    expected = {size.kind: size.count for size in info.kinds}
-    if hasher.digest() != info.data_checksum or found != dict.fromkeys(KINDS, 0) | expected:
+        kinds = [_NAMES[type(record)] for record in records]
+        found.update(kinds)
+        yield from zip(kinds, records, strict=True)
+    expected = Counter({size.kind: size.count for size in info.kinds})
+    if hasher.digest() != info.data_checksum or found != expected:
         raise damaged(where, "it is not the data that its metadata describe")
 
 
@@ -158,12 +159,14 @@ def _body_of(file: BinaryIO, header: bytes, number: int) -> bytes | None:
     return body if _chunk_checksum(number, body) == checksum else None
 
 
-def _records_of(raw: bytes) -> Iterator[Record]:
+def _records_of(raw: bytes) -> list[Record]:
+    encoded: list[bytes] = []
     offset = 0
     while offset < len(raw):
         begin = offset + _LENGTH.size
         offset = begin + _LENGTH.unpack_from(raw, offset)[0]
-        yield RECORDS.decode(raw[begin:offset])
+        encoded.append(raw[begin:offset])
+    return RECORDS.decode_all(encoded)
 
 
 def damaged(where: str, what: str) -> DataDamaged:
