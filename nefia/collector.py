@@ -24,7 +24,6 @@ def configure() -> None:
     """Once a process, when it has imported what it needs: that lasts, what has become of it too."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_COLLECTIONS, NO_FULL_COLLECTIONS)
-    gc.enable()
 
 
 def settle() -> None:

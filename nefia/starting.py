@@ -6,7 +6,6 @@ the top of this file delay that, so they are few.
 
 from __future__ import annotations
 
-import gc
 import os
 import stat
 
@@ -20,7 +19,6 @@ def start(config: Config) -> int:
     require_assertions()
     make_state_dir(config)
     claim = _claimed(config)
-    gc.disable()  # until `collector.configure`: to look through what is imported takes 50 ms
     try:
         from nefia import logs
 
