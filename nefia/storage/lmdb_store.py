@@ -172,11 +172,11 @@ class LmdbStore:
         deadline = self._clock.now() + VERIFY_TIMEOUT_SECONDS
         with self._clock.deadline_scope(deadline) as scope:
             await trio.lowlevel.wait_readable(check)
+            await self._do(self._writer, check.hear)
         if scope.cancelled_caught:
             raise errors.DiskFailed(
                 f"Checking {self._path} took more than {VERIFY_TIMEOUT_SECONDS:.0f} s", full=False
             )
-        await self._do(self._writer, check.hear)
 
     def _map(self) -> None:
         self._db = RaftDb(self._path)
