@@ -24,20 +24,18 @@ KILL_SECONDS = 1.0
 
 
 class Claim:
-    """`path` is the raft.db in the directory; `check` is None if there is none yet."""
+    """`check` is of the raft.db in the directory, None if there is none yet."""
 
     def __init__(self, data_dir: Path) -> None:
         """Creates the directory if there is none. Raises `DataInUse`, OSError."""
         if not data_dir.is_dir():
             _make_directory(data_dir)
-        self.path = data_dir / layout.DATABASE_FILE
-        self.check: Check | None = None
+        path = data_dir / layout.DATABASE_FILE
         self._lock = DirectoryLock(data_dir)
         try:
-            if self.path.exists():
-                self.check = Check(self.path)
+            self.check = Check(path) if path.exists() else None
         except BaseException:
-            self.release()
+            self._lock.release()
             raise
 
     def release(self) -> None:
