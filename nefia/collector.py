@@ -21,7 +21,7 @@ FULL_COLLECTION_SECONDS = 600.0
 
 
 def configure() -> None:
-    """Once a process, when it has imported what it needs: that lasts, what has become of it too."""
+    """Once a process, when it has imported what it needs: that lasts, and is never looked at."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_COLLECTIONS, NO_FULL_COLLECTIONS)
 

@@ -77,7 +77,7 @@ CLUSTER_ACTIONS = frozenset({"init", "members", "add_peer", "remove_peer", "tran
 _log = structlog.get_logger("nefia.daemon")
 
 
-def run(config: Config, claim: Claim | None = None) -> int:
+def run(config: Config, claim: Claim | None) -> int:
     """Run the daemon until it is told to stop; returns the exit code. Raises NefiaError.
 
     For `nefia.starting`, which has made the `claim` on `config.data_dir`.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SNAPSHOT_TIMEOUT_SECONDS = 600.0
 """A million tasks take a daemon some seconds, on a busy machine."""
+
 RESTORE_ID_BYTES = 8
 LEADER_PATIENCE_SECONDS = 30.0
 """How long a restore waits for a leader, or for a majority, to go on."""

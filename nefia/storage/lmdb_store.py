@@ -169,6 +169,7 @@ class LmdbStore:
         return claim.check
 
     async def _heard(self, check: Check) -> None:
+        """Raises what it has against the file."""
         deadline = self._clock.now() + VERIFY_TIMEOUT_SECONDS
         with self._clock.deadline_scope(deadline) as scope:
             await trio.lowlevel.wait_readable(check)
