@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 import trio
-from attrs import evolve, frozen
+from attrs import frozen
 from msgspec.structs import replace
 
 from nefia.admin.node_api import NodeApi
@@ -23,21 +23,12 @@ from nefia.admin.restoring import restore_step
 from nefia.admin.views import Views, event_view
 from nefia.errors import InvalidArgument, NefiaError, NoLeader, NotLeader, OutcomeUnknown
 from nefia.state.commands import (
-    AckTask,
     ApplicationCommand,
-    CancelTask,
     ClaimTasks,
-    CloseSession,
     Command,
     EndRestore,
-    ExtendTask,
-    FailTask,
-    NewTask,
     OpenSession,
     PushTasks,
-    RetryTask,
-    TouchSession,
-    UpdateSession,
 )
 from nefia.state.limits import validate
 from nefia.state.machine import Machine
@@ -83,25 +74,27 @@ class Actions:
     ) -> Callable[[], Awaitable[None]] | Stream | None:
         """See `protocol.Handler`. One change needs no task of its own: it is the hot path."""
         change = _CHANGES.get(request.action)
-        if request.action == "watch":
-            return self._watch(request)
-        if change is None or request.forward or request.params.get("wait_ms"):
+        if change is None or request.forward or _waits_ms(request):
+            if request.action == "watch":
+                return self._watch(request)
             return partial(self._reply_to, request, reply)
-
-        def settle(outcome: Outcome | NefiaError) -> None:
-            if isinstance(outcome, NefiaError):
-                reply(outcome)
-            elif isinstance(outcome, Refusal):
-                reply(outcome.to_error())
-            else:
-                reply(change.result(self._views(), request, outcome))
-
         try:
             command = self._command(change, request)
+            settle = partial(self._settle, change, request, reply)
             self._node.propose(command, request.request_id, settle)
         except NefiaError as error:
             reply(error)
         return None
+
+    def _settle(
+        self, change: _Change, request: Request, reply: Reply, outcome: Outcome | NefiaError
+    ) -> None:
+        if isinstance(outcome, NefiaError):
+            reply(outcome)
+        elif isinstance(outcome, Refusal):
+            reply(outcome.to_error())
+        else:
+            reply(change.result(self._views(), request, outcome))
 
     async def _reply_to(self, request: Request, reply: Reply) -> None:
         try:
@@ -113,7 +106,7 @@ class Actions:
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         """The result of `request`. Raises NefiaError."""
-        if request.params.get("wait_ms"):
+        if _waits_ms(request):
             return await self.queue_claim(request)  # it finds the leader by itself
         try:
             if change := _CHANGES.get(request.action):
@@ -145,15 +138,15 @@ class Actions:
         return {"services": self._node.service_status()}
 
     async def service_restart(self, request: Request) -> dict[str, Any]:
-        await self._node.service_restart(request.params["name"])
+        await self._node.service_restart(request.params.name)
         return {}
 
     async def service_reload(self, request: Request) -> dict[str, Any]:
-        await self._node.service_reload(request.params["name"])
+        await self._node.service_reload(request.params.name)
         return {}
 
     async def snapshot_restore(self, request: Request) -> dict[str, Any]:
-        command = restore_step(request.params["step"])
+        command = restore_step(request.params.step)
         if isinstance(command, EndRestore):
             command = replace(command, first=self._node.first_of_next_epoch(command.first))
         await self._outcome(command, request)
@@ -163,43 +156,43 @@ class Actions:
         params = request.params
         _log_asked(request)
         return await self._node.add_peer(
-            params["id"],
-            params["addr"],
-            wait=params["wait"],
-            preflight=params["preflight"],
-            reason=params["reason"],
-            dry_run=params["dry_run"],
+            params.id,
+            params.addr,
+            wait=params.wait,
+            preflight=params.preflight,
+            reason=params.reason,
+            dry_run=params.dry_run,
         )
 
     async def remove_peer(self, request: Request) -> dict[str, Any]:
         _log_asked(request)
         params = request.params
         return await self._node.remove_peer(
-            params["id"],
-            force=params["force"],
-            reason=params["reason"],
-            dry_run=params["dry_run"],
+            params.id,
+            force=params.force,
+            reason=params.reason,
+            dry_run=params.dry_run,
         )
 
     async def transfer_leader(self, request: Request) -> dict[str, Any]:
         _log_asked(request)
-        return await self._node.transfer_leader(request.params["to"], request.params["reason"])
+        return await self._node.transfer_leader(request.params.to, request.params.reason)
 
     async def history(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        events = machine.history(request.params["limit"])
+        events = machine.history(request.params.limit)
         return _read(request, {"events": [event_view(event) for event in events]})
 
     # Sessions.
 
     async def session_get(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        session = machine.get_session(request.params["id"])
+        session = machine.get_session(request.params.id)
         return _read(request, {"session": self._views().session(session)})
 
     async def session_list(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        sessions, cursor = machine.list_sessions(**request.params)
+        sessions, cursor = machine.list_sessions(**vars(request.params))
         return _read(request, {"sessions": self._views().sessions(sessions), "cursor": cursor})
 
     # The queue.
@@ -211,9 +204,9 @@ class Actions:
         that was leased to it is its own whichever answer was lost. Without, it ends with its
         leader's leadership.
         """
-        deadline = trio.current_time() + request.params["wait_ms"] / 1000
+        deadline = trio.current_time() + request.params.wait_ms / 1000
         if request.forward and not request.request_id:
-            request = evolve(request, request_id=secrets.token_hex(REQUEST_ID_BYTES))
+            request = replace(request, request_id=secrets.token_hex(REQUEST_ID_BYTES))
         while True:
             remaining = max(deadline - trio.current_time(), 0.0)
             try:
@@ -242,14 +235,14 @@ class Actions:
 
     async def queue_get(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        task = machine.get_task(request.params["id"])
+        task = machine.get_task(request.params.id)
         return _read(request, {"task": self._views().task(task)})
 
     async def queue_list(self, request: Request) -> dict[str, Any]:
         machine = await self._machine(request)
-        state = request.params["state"]
+        state = request.params.state
         tasks, cursor = machine.list_tasks(
-            **request.params | {"state": TaskState(state) if state else None}
+            **vars(request.params) | {"state": TaskState(state) if state else None}
         )
         return _read(request, {"tasks": self._views().tasks(tasks), "cursor": cursor})
 
@@ -258,7 +251,7 @@ class Actions:
         views = self._views()
         queues = {
             name: views.stats(stats, machine.queue_rates(name))
-            for name, stats in machine.queue_stats(**request.params).items()
+            for name, stats in machine.queue_stats(**vars(request.params)).items()
         }
         return _read(request, {"queues": queues})
 
@@ -267,7 +260,7 @@ class Actions:
     async def _watch(self, request: Request) -> Stream:
         status = self._node.status()
         names = ("node_id", "state", "term", "leader_id", "leader_addr", "applied_index")
-        with self._node.watching.watch(request.params["events"]) as watcher:
+        with self._node.watching.watch(request.params.events) as watcher:
             yield [{"event": "watching"} | {name: status[name] for name in names}]
             while True:
                 views = self._views()
@@ -306,17 +299,22 @@ class Actions:
         return self._shown_by
 
 
+def _waits_ms(request: Request) -> int:
+    """How long a claim waits for a task; other requests do not."""
+    return getattr(request.params, "wait_ms", 0)
+
+
 def _patience_seconds(request: Request) -> float | None:
     """How long the leader may take for what is more than one change."""
     if request.action in ("add_peer", "remove_peer", "transfer_leader"):
         return MEMBERSHIP_SECONDS
-    if wait_ms := request.params.get("wait_ms", 0):
+    if wait_ms := _waits_ms(request):
         return float(wait_ms / 1000 + CLAIM_SECONDS)
     return None
 
 
 def _log_asked(request: Request) -> None:
-    asked = {name: value for name, value in request.params.items() if value not in ("", None)}
+    asked = {name: value for name, value in vars(request.params).items() if value not in ("", None)}
     _log.info("membership_change_asked", action=request.action, **asked)
 
 
@@ -340,17 +338,18 @@ def _open_session(actions: Actions, request: Request) -> Command:
         id=secrets.token_hex(SESSION_ID_BYTES),
         ttl_ms=lifetimes.ttl_ms,
         idle_timeout_ms=lifetimes.idle_timeout_ms,
-        **request.params,
+        **vars(request.params),
     )
 
 
 def _push(_: Actions, request: Request) -> Command:
-    new = request.params.get("tasks") or [request.params]
-    return PushTasks(tuple([NewTask(**task) for task in new]))
+    """Of one task, or several."""
+    params = request.params
+    return params if type(params) is PushTasks else PushTasks((params,))
 
 
 def _apply(actions: Actions, request: Request) -> Command:
-    machine, text = request.params["machine"], request.params["command"]
+    machine, text = request.params.machine, request.params.command
     actions._node.check_machine(machine)
     try:
         return ApplicationCommand(machine, b64decode(text, validate=True))
@@ -361,17 +360,18 @@ def _apply(actions: Actions, request: Request) -> Command:
 def _claim(_: Actions, request: Request) -> ClaimTasks:
     params = request.params
     return ClaimTasks(
-        worker=params["worker"],
-        queue=params["queue"],
-        host=params["host"],
-        lease_ms=params["lease_ms"],
-        limit=params["limit"] or 1,
+        worker=params.worker,
+        queue=params.queue,
+        host=params.host,
+        lease_ms=params.lease_ms,
+        limit=params.limit or 1,
     )
 
 
-def _of(kind: Callable[..., Command]) -> Callable[[Actions, Request], Command]:
-    """The parameters are those of the command."""
-    return lambda _, request: kind(**request.params)
+def _params(_: Actions, request: Request) -> Command:
+    """The parameters are those of the command, which the protocol has made of them."""
+    command: Command = request.params
+    return command
 
 
 def _session(views: Views, _: Request, outcome: SessionOutcome) -> dict[str, Any]:
@@ -383,7 +383,7 @@ def _task(views: Views, _: Request, outcome: TasksOutcome) -> dict[str, Any]:
 
 
 def _pushed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
-    if request.params.get("tasks"):
+    if type(request.params) is PushTasks:
         return {"tasks": views.pushed(outcome.tasks), "changed": any(outcome.changed)}
     return {"task": views.task(outcome.tasks[0]), "changed": outcome.changed[0]}
 
@@ -394,23 +394,23 @@ def _applied(_: Views, __: Request, outcome: ApplicationOutcome) -> dict[str, An
 
 def _claimed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
     tasks = views.tasks(outcome.tasks)
-    if request.params["limit"] is None:
+    if request.params.limit is None:
         return {"task": tasks[0] if tasks else None}
     return {"tasks": tasks}
 
 
 _CHANGES: dict[str, _Change] = {
     "session_open": _Change(_open_session, _session),
-    "session_touch": _Change(_of(TouchSession), _session),
-    "session_update": _Change(_of(UpdateSession), _session),
-    "session_close": _Change(_of(CloseSession), _session),
+    "session_touch": _Change(_params, _session),
+    "session_update": _Change(_params, _session),
+    "session_close": _Change(_params, _session),
     "queue_push": _Change(_push, _pushed),
     "queue_claim": _Change(_claim, _claimed),
-    "queue_extend": _Change(_of(ExtendTask), _task),
-    "queue_ack": _Change(_of(AckTask), _task),
-    "queue_fail": _Change(_of(FailTask), _task),
-    "queue_cancel": _Change(_of(CancelTask), _task),
-    "queue_retry": _Change(_of(RetryTask), _task),
+    "queue_extend": _Change(_params, _task),
+    "queue_ack": _Change(_params, _task),
+    "queue_fail": _Change(_params, _task),
+    "queue_cancel": _Change(_params, _task),
+    "queue_retry": _Change(_params, _task),
     "apply": _Change(_apply, _applied),
 }
 

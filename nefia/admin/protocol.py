@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import reduce
+from itertools import zip_longest
 from math import isfinite
-from typing import Any, Literal, NoReturn, TypeAlias
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeAlias
 
 import msgspec
-from attrs import define, frozen
+from attrs import frozen
+from msgspec import Meta, Struct
 
 from nefia.admin import MAX_LINE_BYTES
+from nefia.admin.decoding import Decoding
+from nefia.admin.shapes import COMMON, Action
 from nefia.admin.table import ACTIONS
 from nefia.admin.values import (
     MAX_NESTING,
     MAX_SHOWN_CHARACTERS,
+    brackets,
     json_bytes,
     nearest,
     nesting,
@@ -38,21 +45,24 @@ Result: TypeAlias = dict[str, Any] | NefiaError
 Reply: TypeAlias = Callable[[Result], None]
 
 
-@define
-class Request:
-    """`params` are the action's own, by `Parameter.key`; `raw` is the object as it came.
+class Request(Struct, frozen=True, gc=False):
+    """`params` is what the action's form makes of its own parameters: a command, or attributes.
 
-    Not frozen only because there is one for each request and freezing costs; nobody changes it.
     `request_id` is empty, `forward` False and `consistency` "linearizable" unless given.
     """
 
     action: str
     seq: Seq
-    params: dict[str, Any]
+    params: Any
     request_id: str
     forward: bool
     consistency: Literal["linearizable", "local"]
-    raw: dict[str, Any]
+    line: bytes
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The object as it came, for passing it on."""
+        return _object_of(self.line)
 
 
 @frozen
@@ -78,11 +88,34 @@ def parse_request(line: bytes | None) -> Request | Refusal:
 
     Errors in a refusal: InvalidArgument, UnknownAction, TooLarge.
     """
+    if line is not None and len(line) <= MAX_LINE_BYTES:
+        for decode in _DECODERS:
+            try:
+                decoded = decode(line)
+                action, make = _MAKERS[type(decoded)]
+                params = make(decoded)
+            except _NOT_DECODED:
+                continue
+            return Request(
+                action,
+                decoded.seq,
+                params,
+                decoded.request_id,
+                decoded.forward,
+                decoded.consistency,
+                line,
+            )
+    return parse_carefully(line)
+
+
+def parse_carefully(line: bytes | None) -> Request | Refusal:
+    """The same in many steps: it finds out what is wrong, and takes all that is right."""
     seq: Seq = None
     try:
+        line = _bounded(line)
         raw = _object_of(line)
         seq = _seq_of(raw)
-        return _request_of(raw, seq)
+        return _request_of(raw, seq, line)
     except NefiaError as error:
         return Refusal(seq, error)
 
@@ -127,15 +160,18 @@ _decode = msgspec.json.Decoder().decode
 _careful_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 
 
-def _object_of(line: bytes | None) -> dict[str, Any]:
+def _bounded(line: bytes | None) -> bytes:
     if line is None or len(line) > MAX_LINE_BYTES:
         raise TooLarge(f"the line is longer than {MAX_LINE_BYTES} bytes; it was dropped")
+    return line
+
+
+def _object_of(line: bytes) -> dict[str, Any]:
     try:
         raw = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raw = _decode_carefully(line)
-    # Counting brackets costs next to nothing and clears all but a few lines of suspicion.
-    if line.count(b"{") + line.count(b"[") > MAX_NESTING and nesting(raw) > MAX_NESTING:
+    if brackets(line) > MAX_NESTING and nesting(raw) > MAX_NESTING:
         raise _too_deep()
     if not isinstance(raw, dict):
         raise InvalidArgument(f"a request is a JSON object, not {shown(raw)}")
@@ -181,25 +217,51 @@ def _seq_of(raw: dict[str, Any]) -> Seq:
     )
 
 
-def _request_of(raw: dict[str, Any], seq: Seq) -> Request:
+def _request_of(raw: dict[str, Any], seq: Seq, line: bytes) -> Request:
     name = raw.get("action")
     if not isinstance(name, str):
         raise InvalidArgument('a request needs an "action", a string')
     action = ACTIONS.get(name)
     if action is None:
         raise UnknownAction(f"there is no action {shown(name)}", hint=nearest(name, ACTIONS))
-    params = action.shape.check(raw, ignored=_NOT_PARAMETERS)
+    checked = action.shape.check(raw, ignored=_NOT_PARAMETERS)
     if action.rule is not None:
         action.rule(raw)
+    form = next(form for form in action.forms if form.fits(raw))
     return Request(
         action=name,
         seq=seq,
-        params=params,
-        request_id=params.pop("request_id", ""),
-        forward=params.pop("forward", False),
-        consistency=params.pop("consistency", "linearizable"),
-        raw=raw,
+        params=form.of(checked),
+        request_id=checked.get("request_id", ""),
+        forward=checked.get("forward", False),
+        consistency=checked.get("consistency", "linearizable"),
+        line=line,
     )
 
 
 _NOT_PARAMETERS = frozenset({"action", "seq"})
+
+
+class _Asked(Struct, tag_field="action", kw_only=True, gc=False):
+    """What is not an action's own, with what stands for a parameter that it does not take."""
+
+    seq: int | float | Annotated[str, Meta(max_length=MAX_SEQ_CHARACTERS)] | None = None
+    request_id: ClassVar[str] = ""
+    forward: ClassVar[bool] = False
+    consistency: ClassVar[str] = "linearizable"
+
+
+def _decodings(action: Action) -> list[Decoding]:
+    common = COMMON[action.mode]
+    return [Decoding(form, common, _Asked, action.name) for form in action.forms]
+
+
+_DECODINGS_OF = {action.name: _decodings(action) for action in ACTIONS.values()}
+_MAKERS = {each.kind: (name, each.make) for name, some in _DECODINGS_OF.items() for each in some}
+_DECODERS = [
+    msgspec.json.Decoder(reduce(or_, [each.kind for each in some if each])).decode
+    for some in zip_longest(*_DECODINGS_OF.values())
+]
+"""One for the first forms of all actions, which takes nearly all lines; one for the second."""
+
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidArgument)

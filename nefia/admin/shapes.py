@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 from attrs import Factory, field, frozen
@@ -18,18 +19,19 @@ from nefia.admin.values import (
     text_up_to,
 )
 from nefia.errors import InvalidArgument
+from nefia.state.commands import Command
 
 
 class Default(Enum):
     """What stands in `Request.params` for a parameter that was not given, if not a value."""
 
     REQUIRED = "an error"
-    ABSENT = "nothing: the key is missing there too"
+    ABSENT = "nothing: it has no such attribute"
 
 
 @frozen
 class Parameter:
-    """`kind` checks and converts the value; `key` is its name in `Request.params`."""
+    """`kind` checks and converts the value; `key` is the attribute of `Request.params`."""
 
     name: str
     kind: Kind
@@ -76,6 +78,29 @@ class Shape:
         return params
 
 
+@frozen
+class Form:
+    """Parameters that go together. `made` of their values, in this order, is `Request.params`."""
+
+    parameters: tuple[Parameter, ...]
+    made: Callable[..., Any] = field()
+
+    @made.default
+    def _namespace(self) -> Callable[..., Any]:
+        """An object that has them as attributes, by their keys."""
+        keys = [parameter.key for parameter in self.parameters]
+        return lambda *values: SimpleNamespace(**dict(zip(keys, values, strict=True)))
+
+    def fits(self, raw: dict[str, Any]) -> bool:
+        """Whether all that it requires is there."""
+        required = [p.name for p in self.parameters if p.default is Default.REQUIRED]
+        return raw.keys() >= set(required)
+
+    def of(self, checked: dict[str, Any]) -> Any:
+        """What is made of these, which `Shape.check` gives; there may be more than the form's."""
+        return self.made(*[checked[parameter.key] for parameter in self.parameters])
+
+
 class Mode(Enum):
     """What an action does with the shared state, and so which common parameters it takes."""
 
@@ -108,15 +133,25 @@ COMMON: dict[Mode, tuple[Parameter, ...]] = {
 
 @frozen
 class Action:
-    """`result` is its shape in words; `rule` checks what no single parameter can."""
+    """`result` is its shape in words; `rule` checks what no single parameter can.
+
+    `made` is the command of which the parameters are the fields, in this order, if there is one.
+    If not all of them go together, `forms` says which do, and a rule, to people, that others don't.
+    """
 
     name: str
     mode: Mode
     doc: str
     result: str
     parameters: tuple[Parameter, ...] = ()
+    made: type[Command] | None = None
+    forms: tuple[Form, ...] = field()
     rule: Callable[[dict[str, Any]], None] | None = None
     shape: Shape = field(init=False)
+
+    @forms.default
+    def _forms(self) -> tuple[Form, ...]:
+        return (Form(self.parameters, self.made) if self.made else Form(self.parameters),)
 
     @shape.default
     def _shape(self) -> Shape:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from attrs import evolve
+from msgspec import Meta
 
-from nefia.admin.shapes import Action, Default, Mode, Parameter, Shape
+from nefia.admin.decoding import Decoding
+from nefia.admin.shapes import Action, Default, Form, Mode, Parameter, Shape
 from nefia.admin.values import (
     BOOLEAN,
     INTEGER,
@@ -27,7 +29,21 @@ from nefia.admin.values import (
     whole_number,
 )
 from nefia.errors import InvalidArgument
-from nefia.state.commands import DEFAULT_LEASE_MS, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE
+from nefia.state.commands import (
+    DEFAULT_LEASE_MS,
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_QUEUE,
+    AckTask,
+    CancelTask,
+    CloseSession,
+    ExtendTask,
+    FailTask,
+    NewTask,
+    PushTasks,
+    RetryTask,
+    TouchSession,
+    UpdateSession,
+)
 from nefia.state.limits import MAX_CLAIM_TASKS, MAX_EVENTS, MAX_PAGE_RECORDS, MAX_REASON_CHARACTERS
 from nefia.state.records import TaskState
 
@@ -54,7 +70,8 @@ TASK = Shape(
         ),
     )
 )
-
+_TASK_FORM = Form(TASK.parameters, NewTask)
+_TASK_DECODING = Decoding(_TASK_FORM)
 
 TOPICS = ("role", "leader", "membership", "service", "queue", "session")
 """What can be watched."""
@@ -67,19 +84,24 @@ def _topics(name: str, value: Any) -> list[str]:
     return [topic.check(f"{name}[{number}]", item) for number, item in enumerate(value)]
 
 
-def _tasks(name: str, value: Any) -> list[dict[str, Any]]:
+def _tasks(name: str, value: Any) -> tuple[NewTask, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidArgument(f'"{name}" must be a list of at least one task')
-    return [_task(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    return tuple([_task(f"{name}[{number}]", item) for number, item in enumerate(value)])
 
 
-def _task(name: str, value: Any) -> dict[str, Any]:
+def _task(name: str, value: Any) -> NewTask:
     if not isinstance(value, dict):
         raise InvalidArgument(f'"{name}" must be an object, not {shown(value)}')
     try:
-        return TASK.check(value)
+        task: NewTask = _TASK_FORM.of(TASK.check(value))
     except InvalidArgument as error:
         raise InvalidArgument(f'in "{name}": {error.message}', hint=error.hint) from None
+    return task
+
+
+def _finish_tasks(_: str, decoded: list[Any]) -> tuple[NewTask, ...]:
+    return tuple(map(_TASK_DECODING.make, decoded))
 
 
 def _payload_or_tasks(raw: dict[str, Any]) -> None:
@@ -104,14 +126,19 @@ def _page(what: str) -> tuple[Parameter, ...]:
 
 _SERVICE = Parameter("name", NAME, "Which service.")
 
-_PUSH = (
-    *(evolve(p, default=Default.ABSENT) if p.name == "payload" else p for p in TASK.parameters),
-    Parameter(
-        "tasks",
-        Kind("list of objects", _tasks),
-        "Several tasks at once, each an object of the parameters above, instead of them.",
-        default=Default.ABSENT,
+_TASKS = Parameter(
+    "tasks",
+    Kind(
+        "list of objects",
+        _tasks,
+        Annotated[list[_TASK_DECODING.kind], Meta(min_length=1)],  # type: ignore[name-defined]
+        _finish_tasks,
     ),
+    "Several tasks at once, each an object of the parameters above, instead of them.",
+)
+_PUSH = tuple(
+    evolve(p, default=Default.ABSENT) if p.default is Default.REQUIRED else p
+    for p in (*TASK.parameters, _TASKS)
 )
 _REASON = Parameter(
     "reason", text_up_to(MAX_REASON_CHARACTERS), "For the history and the log.", default=""
@@ -276,6 +303,7 @@ ACTIONS: dict[str, Action] = {
             "Renew the idle timeout.",
             '`{"session": {...}}`',
             (_SESSION_ID,),
+            made=TouchSession,
         ),
         Action(
             "session_update",
@@ -287,9 +315,15 @@ ACTIONS: dict[str, Action] = {
                 Parameter("cwd", TEXT, "Its working directory.", default=None),
                 Parameter("labels", LABELS, "Replaces all labels.", default=None),
             ),
+            made=UpdateSession,
         ),
         Action(
-            "session_close", Mode.CHANGE, "Close a session.", '`{"session": {...}}`', (_SESSION_ID,)
+            "session_close",
+            Mode.CHANGE,
+            "Close a session.",
+            '`{"session": {...}}`',
+            (_SESSION_ID,),
+            made=CloseSession,
         ),
         Action(
             "queue_push",
@@ -298,7 +332,8 @@ ACTIONS: dict[str, Action] = {
             '`{"task": {...}, "changed": bool}`, for several `{"tasks": [...], "changed": bool}`, '
             "with only `id` and `state` of each task if it were more than 512 KiB",
             _PUSH,
-            _payload_or_tasks,
+            forms=(_TASK_FORM, Form((_TASKS,), PushTasks)),
+            rule=_payload_or_tasks,
         ),
         Action(
             "queue_claim",
@@ -334,6 +369,7 @@ ACTIONS: dict[str, Action] = {
             "Prolong a lease.",
             '`{"task"}`',
             (_TASK_ID, _TOKEN, _LEASE),
+            made=ExtendTask,
         ),
         Action(
             "queue_ack",
@@ -345,6 +381,7 @@ ACTIONS: dict[str, Action] = {
                 _TOKEN,
                 Parameter("result", JSON, "What came of it, at most 256 KiB.", default=b"null"),
             ),
+            made=AckTask,
         ),
         Action(
             "queue_fail",
@@ -363,14 +400,23 @@ ACTIONS: dict[str, Action] = {
                     key="retry_after_ms",
                 ),
             ),
+            made=FailTask,
         ),
-        Action("queue_cancel", Mode.CHANGE, "Cancel a task.", '`{"task"}`', (_TASK_ID,)),
+        Action(
+            "queue_cancel",
+            Mode.CHANGE,
+            "Cancel a task.",
+            '`{"task"}`',
+            (_TASK_ID,),
+            made=CancelTask,
+        ),
         Action(
             "queue_retry",
             Mode.CHANGE,
             "Give a dead or cancelled task another life.",
             '`{"task"}`',
             (_TASK_ID,),
+            made=RetryTask,
         ),
         Action(
             "apply",
@@ -418,7 +464,7 @@ ACTIONS: dict[str, Action] = {
                     "events",
                     Kind("list of strings", _topics),
                     f"Of which kinds: {', '.join(f'`{topic}`' for topic in TOPICS)}.",
-                    default=list(TOPICS),
+                    default=TOPICS,
                 ),
             ),
         ),

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-import msgspec
+from msgspec import Raw, Struct
 
 from nefia.admin.values import json_bytes
 from nefia.state.happenings import Happening
 from nefia.state.limits import MAX_ANSWER_BYTES
-from nefia.state.records import Event, QueueRates, QueueStats, Session, Task
+from nefia.state.records import Event, QueueRates, QueueStats, Session, Task, TaskState
 
 MAX_REMEMBERED_INSTANTS = 1024
 
@@ -59,6 +59,29 @@ class _Instants(dict[int, str]):
         return shown
 
 
+class TaskView(Struct, gc=False):
+    """A task in an answer, in this order. Instants are RFC 3339, `payload` and `result` JSON."""
+
+    id: str
+    queue: str
+    host: str
+    payload: Raw
+    priority: int
+    run_at: str
+    attempt: int
+    max_attempts: int
+    key: str
+    state: TaskState
+    worker: str
+    token: int
+    lease_expires_at: str | None
+    result: Raw | None
+    error: str
+    created_at: str
+    updated_at: str
+    finished_at: str | None
+
+
 class Views:
     """`offset_ms` is the wall clock minus the cluster time, now: instants are shown with it."""
 
@@ -80,37 +103,38 @@ class Views:
             "expires_at": self._instants[session.expires_ms],
         }
 
-    def task(self, task: Task) -> dict[str, Any]:
-        return {
-            "id": task.id,
-            "queue": task.queue,
-            "host": task.host,
-            "payload": msgspec.Raw(task.payload),
-            "priority": task.priority,
-            "run_at": self._instants[task.run_at_ms],
-            "attempt": task.attempt,
-            "max_attempts": task.max_attempts,
-            "key": task.key,
-            "state": task.state.value,
-            "worker": task.worker,
-            "token": task.token,
-            "lease_expires_at": self._instant_or_none(task.lease_expires_ms),
-            "result": msgspec.Raw(task.result) if task.result else None,
-            "error": task.error,
-            "created_at": self._instants[task.created_ms],
-            "updated_at": self._instants[task.updated_ms],
-            "finished_at": self._instant_or_none(task.finished_ms),
-        }
+    def task(self, task: Task) -> TaskView:
+        instants = self._instants
+        return TaskView(
+            str(task.number),
+            task.queue,
+            task.host,
+            Raw(task.payload),
+            task.priority,
+            instants[task.run_at_ms],
+            task.attempt,
+            task.max_attempts,
+            task.key,
+            task.state,
+            task.worker,
+            task.token,
+            instants[task.lease_expires_ms] if task.lease_expires_ms else None,
+            Raw(task.result) if task.result else None,
+            task.error,
+            instants[task.created_ms],
+            instants[task.updated_ms],
+            instants[task.finished_ms] if task.finished_ms else None,
+        )
 
-    def pushed(self, tasks: tuple[Task, ...]) -> list[dict[str, Any]]:
+    def pushed(self, tasks: tuple[Task, ...]) -> list[TaskView] | list[dict[str, Any]]:
         """Tasks of one push: whole, or their ids and states alone if that were too much to send."""
-        whole = [self.task(task) for task in tasks]
+        whole = self.tasks(tasks)
         # The sizes of records are upper bounds; most batches need no closer look.
-        if sum(task.size_bytes for task in tasks) <= MAX_ANSWER_BYTES:
+        if sum([task.size_bytes for task in tasks]) <= MAX_ANSWER_BYTES:
             return whole
         if len(json_bytes(whole)) <= MAX_ANSWER_BYTES:
             return whole
-        return [{"id": task["id"], "state": task["state"]} for task in whole]
+        return [{"id": task.id, "state": task.state} for task in whole]
 
     def stats(self, stats: QueueStats, rates: QueueRates) -> dict[str, Any]:
         oldest_ms, ready_ms = stats.oldest_pending_ms, stats.oldest_ready_ms
@@ -158,7 +182,7 @@ class Views:
     def sessions(self, sessions: Iterable[Session]) -> list[dict[str, Any]]:
         return [self.session(session) for session in sessions]
 
-    def tasks(self, tasks: Iterable[Task]) -> list[dict[str, Any]]:
+    def tasks(self, tasks: Iterable[Task]) -> list[TaskView]:
         return [self.task(task) for task in tasks]
 
     def _instant_or_none(self, cluster_ms: int) -> str | None:

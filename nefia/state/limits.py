@@ -90,7 +90,8 @@ MAX_DETAIL_CHARACTERS = 500
 
 def validate(command: Command, request_id: str = "") -> None:
     """Raise InvalidArgument or TooLarge for what no leader should propose."""
-    _text("request_id", request_id, MAX_REQUEST_ID_BYTES)
+    if request_id:
+        _text("request_id", request_id, MAX_REQUEST_ID_BYTES)
     _CHECKS[type(command)](command)
 
 
@@ -209,7 +210,8 @@ def _update_session(command: commands.UpdateSession) -> None:
 
 def _new_task(task: commands.NewTask) -> None:
     _json("payload", task.payload, MAX_PAYLOAD_BYTES)
-    _text("key", task.key, MAX_KEY_BYTES)
+    if task.key:
+        _text("key", task.key, MAX_KEY_BYTES)
     _terms(task.queue, task.host, task.priority, task.delay_ms, task.max_attempts)
 
 
@@ -224,12 +226,16 @@ def _terms(queue: str, host: str, priority: int, delay_ms: int, max_attempts: in
 
 
 def _push(command: commands.PushTasks) -> None:
-    if not command.tasks:
+    tasks = command.tasks
+    if not tasks:
         raise InvalidArgument("There is no task to push.")
-    if len(command.tasks) > MAX_PUSH_TASKS:
+    if len(tasks) > MAX_PUSH_TASKS:
         raise TooLarge(f"At most {MAX_PUSH_TASKS} tasks can be pushed at once.")
-    _at_most("tasks", sum([len(task.payload) for task in command.tasks]), MAX_PUSH_BYTES)
-    for task in command.tasks:
+    size_bytes = 0
+    for task in tasks:
+        size_bytes += len(task.payload)
+    _at_most("tasks", size_bytes, MAX_PUSH_BYTES)
+    for task in tasks:
         _new_task(task)
 
 

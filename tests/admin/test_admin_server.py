@@ -36,7 +36,7 @@ from nefia.errors import (
 
 def echo(request: Request, reply: Reply) -> None:
     """Answers at once, or fails as the id says."""
-    match request.params.get("id"):
+    match request.params.id:
         case "absent":
             reply(NotFound("no such task"))
         case "bug":
@@ -490,7 +490,7 @@ class TestClient:
 
     def test_carries_lone_surrogates_and_big_numbers(self, tmp_path: Path) -> None:
         def payload(request: Request, reply: Reply) -> None:
-            reply({"payload": json.loads(request.params["payload"])})
+            reply({"payload": json.loads(request.params.payload)})
 
         path = tmp_path / "admin.sock"
         sent = ["\ud800", 2**70, "\U0001f600"]

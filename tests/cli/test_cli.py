@@ -250,7 +250,7 @@ class TestMembership:
             tmp_path, "add_peer", answer, "cluster", "add-peer", "--id", "n", "--addr", "a:1",
             "--no-wait", "--no-preflight", "--forward", "--reason", "why",
         )  # fmt: skip
-        assert request.params == {
+        assert vars(request.params) == {
             "id": "n", "addr": "a:1", "wait": False, "preflight": False, "reason": "why",
             "dry_run": False,
         }  # fmt: skip
@@ -263,8 +263,8 @@ class TestMembership:
         result, request = ask(
             tmp_path, "add_peer", answer, "cluster", "add-peer", "n", "--addr", "a:1"
         )
-        assert request.params["id"] == "n"
-        assert request.params["wait"] is True
+        assert request.params.id == "n"
+        assert request.params.wait is True
         assert "nothing was changed" in result.stdout
 
     def test_add_peer_says_that_a_learner_is_none_yet(self, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ class TestMembership:
         result, request = ask(
             tmp_path, "remove_peer", {"changed": True}, "cluster", "remove-peer", "n", "--force"
         )
-        assert request.params == {"id": "n", "force": True, "reason": "", "dry_run": False}
+        assert vars(request.params) == {"id": "n", "force": True, "reason": "", "dry_run": False}
         assert result.stdout == "n is removed.\n"
 
     def test_transfer_leader(self, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ class TestMembership:
         result, request = ask(
             tmp_path, "transfer_leader", answer, "cluster", "transfer-leader", "--to", "node-2"
         )
-        assert request.params["to"] == "node-2"
+        assert request.params.to == "node-2"
         assert result.stdout == "node-2 leads in term 4 (election 9 ms).\n"
 
 

@@ -28,6 +28,7 @@ from nefia.cli.processes import cpu_seconds, listeners_at, server_of
 from nefia.errors import NotLeader, Overloaded
 from nefia.net import acceptor
 from nefia.state import limits
+from nefia.state.commands import CancelTask
 from nefia.state.records import TaskState
 from nefia.units import parse_duration
 from tests.cli.asking import TASK, run
@@ -158,12 +159,12 @@ class TestWhatIsPushed:
             result = run("bench", "--count", "1", "--payload", "3", "--forward")
         assert "CPU of node-1:       not known" in result.stdout
         _, push, cancel = daemon.requests
-        assert push.params["payload"] == b'"xxx"'
-        assert push.params["queue"] == "nefia-bench"
-        assert push.params["delay_ms"] == limits.MAX_DELAY_MS
+        assert push.params.payload == b'"xxx"'
+        assert push.params.queue == "nefia-bench"
+        assert push.params.delay_ms == limits.MAX_DELAY_MS
         assert push.forward
         assert push.request_id == ""
-        assert (cancel.action, cancel.params) == ("queue_cancel", {"id": "12"})
+        assert (cancel.action, cancel.params) == ("queue_cancel", CancelTask("12"))
 
     def test_limits_are_those_of_the_daemon(self) -> None:
         assert bench.MAX_IN_FLIGHT == server.MAX_IN_FLIGHT_PER_CONNECTION
@@ -193,14 +194,14 @@ class TestErrors:
 
         with FakeDaemon(
             tmp_path, members=MEMBERS, queue_push=push,
-            queue_cancel=lambda request: {"task": TASK | {"id": request.params["id"]}},
+            queue_cancel=lambda request: {"task": TASK | {"id": request.params.id}},
         ) as daemon:  # fmt: skip
             result = run("bench", "--in-flight", "2", "-o", "json")
         assert result.exit_code == 1
         assert json.loads(result.stdout)["changes"] == 3
         assert pushed <= 5, "none is sent after a refusal"
         assert "error: overloaded: too much." in result.stderr
-        cancelled = [r.params["id"] for r in daemon.requests if r.action == "queue_cancel"]
+        cancelled = [r.params.id for r in daemon.requests if r.action == "queue_cancel"]
         assert cancelled == ["1", "2", "3"]
 
     def test_silence(self, tmp_path: Path) -> None:

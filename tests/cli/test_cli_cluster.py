@@ -45,7 +45,7 @@ def test_history_is_a_table(tmp_path: Path) -> None:
         "AT                       KIND    NODE-ID TERM DETAIL                 REASON\n"
         "2026-01-02T03:04:05.006Z removed node-3  4    voters: node-1, node-2 broken fan\n"
     )
-    assert request.params == {"limit": 100}
+    assert vars(request.params) == {"limit": 100}
     assert request.consistency == "linearizable"
 
 
@@ -53,7 +53,7 @@ def test_history_whole_and_bounded(tmp_path: Path) -> None:
     arguments = ("cluster", "history", "--limit", "5", "--local", "-o", "json")
     result, request = ask(tmp_path, "history", {"events": [EVENT]}, *arguments)
     assert json.loads(result.stdout) == {"events": [EVENT]}
-    assert (request.params, request.consistency) == ({"limit": 5}, "local")
+    assert (vars(request.params), request.consistency) == ({"limit": 5}, "local")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_dry_run_shows_before_and_after(
     tmp_path: Path, action: str, arguments: tuple[str, ...]
 ) -> None:
     result, request = ask(tmp_path, action, PREVIEW, "cluster", *arguments, "--dry-run")
-    assert request.params["dry_run"] is True
+    assert request.params.dry_run is True
     assert result.stdout == (
         "                  BEFORE                 AFTER\n"
         "Voters            node-1, node-2, node-3 node-1, node-2\n"
@@ -90,7 +90,7 @@ def test_a_transfer_tells_how_long_its_phases_took(tmp_path: Path) -> None:
     assert result.stdout == (
         "node-2 leads in term 5 (record 3 ms, catch up 0 ms, election 12 ms).\n"
     )
-    assert request.params == {"to": "node-2", "reason": "upgrade"}
+    assert vars(request.params) == {"to": "node-2", "reason": "upgrade"}
 
 
 # Recovering.

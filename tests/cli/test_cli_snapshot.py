@@ -152,7 +152,7 @@ class Cluster:
 
     def restore(self, request: Request) -> dict[str, Any]:
         self.forwarded.add(request.forward)
-        step = restore_step(request.params["step"])
+        step = restore_step(request.params.step)
         index = self.machine.applied_index + 1
         self.machine.apply(index, [Change(1_000, request.request_id, step)])
         return {"changed": isinstance(step, EndRestore)}

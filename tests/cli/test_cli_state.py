@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from nefia.admin.protocol import Request
 from nefia.errors import NoLeader
+from nefia.state.commands import AckTask, ExtendTask, FailTask, NewTask, UpdateSession
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tests.cli.asking import TASK, ask, run
@@ -34,8 +35,8 @@ class TestSessions:
             tmp_path, "session_open", {"session": SESSION}, "session", "open", "--host", "web-1",
             "--label", "a=b=c", "--label", "d=", "--user", "root",
         )  # fmt: skip
-        assert request.params["labels"] == {"a": "b=c", "d": ""}
-        assert request.params["user"] == "root"
+        assert request.params.labels == {"a": "b=c", "d": ""}
+        assert request.params.user == "root"
         assert result.stdout == "0123456789abcdef\n"
 
     def test_update_sends_only_what_was_given(self, tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ class TestSessions:
             tmp_path, "session_update", {"session": SESSION}, "session", "update", "01234567",
             "--cwd", "/tmp",
         )  # fmt: skip
-        assert request.params == {"id": "01234567", "cwd": "/tmp", "labels": None}
+        assert request.params == UpdateSession("01234567", "/tmp", None)
 
     def test_show_lists_the_fields(self, tmp_path: Path) -> None:
         result, request = ask(
@@ -57,7 +58,7 @@ class TestSessions:
         result, request = ask(
             tmp_path, "session_list", answer, "session", "list", "--limit", "1", "--host", "web-1"
         )
-        assert (request.params["limit"], request.params["host"]) == (1, "web-1")
+        assert (request.params.limit, request.params.host) == (1, "web-1")
         header, row = result.stdout.splitlines()
         assert header.split() == ["ID", "HOST", "USER", "CWD", "LAST-USED-AT", "EXPIRES-AT"]
         assert row.split()[2] == "-"
@@ -70,7 +71,7 @@ class TestSessions:
         result, request = ask(
             tmp_path, action, {"session": SESSION}, "session", command, "01234567"
         )
-        assert request.params == {"id": "01234567"}
+        assert request.params.id == "01234567"
         assert result.stdout.startswith("0123456789abcdef is ")
 
 
@@ -84,7 +85,7 @@ class TestQueue:
     ) -> None:
         answer = {"task": TASK, "changed": True}
         result, request = ask(tmp_path, "queue_push", answer, "queue", "push", payload)
-        assert request.params["payload"] == sent
+        assert request.params.payload == sent
         assert (result.stdout, result.stderr) == ("12\n", "")
 
     def test_push_reads_stdin_and_takes_options(self, tmp_path: Path) -> None:
@@ -93,10 +94,9 @@ class TestQueue:
             "--queue", "q", "--priority", "-5", "--delay", "1m", "--key", "k", "--host", "h",
             "--max-attempts", "1", stdin="[1]\n",
         )  # fmt: skip
-        assert request.params == {
-            "payload": b"[1]", "queue": "q", "host": "h", "priority": -5, "delay_ms": 60_000,
-            "key": "k", "max_attempts": 1,
-        }  # fmt: skip
+        assert request.params == NewTask(
+            b"[1]", queue="q", host="h", priority=-5, delay_ms=60_000, key="k", max_attempts=1
+        )
 
     def test_push_under_a_taken_key_says_so(self, tmp_path: Path) -> None:
         answer = {"task": TASK, "changed": False}
@@ -108,8 +108,8 @@ class TestQueue:
         result, request = ask(
             tmp_path, "queue_claim", {"task": TASK}, "queue", "claim", "--wait", "1s"
         )
-        assert request.params["worker"]
-        assert request.params["wait_ms"] == 1000
+        assert request.params.worker
+        assert request.params.wait_ms == 1000
         assert "Token:             7\n" in result.stdout
         assert 'Payload:           {"a": null}\n' in result.stdout
 
@@ -121,7 +121,7 @@ class TestQueue:
         result, request = ask(
             tmp_path, "queue_claim", {"tasks": [TASK, TASK]}, "queue", "claim", "--limit", "2"
         )
-        assert request.params["limit"] == 2
+        assert request.params.limit == 2
         assert result.stdout.count("Token:") == 2
 
     @pytest.mark.parametrize("args", [("7", "5"), ("7", "--token", "5")])
@@ -130,7 +130,7 @@ class TestQueue:
         result, request = ask(
             tmp_path, "queue_ack", done, "queue", "ack", *args, "--result", "null"
         )
-        assert request.params == {"id": "7", "token": 5, "result": b"null"}
+        assert request.params == AckTask("7", 5, b"null")
         assert result.stdout == "Task 12 is done.\n"
 
     def test_fail_says_when_it_is_tried_again(self, tmp_path: Path) -> None:
@@ -139,20 +139,20 @@ class TestQueue:
             tmp_path, "queue_fail", pending, "queue", "fail", "7", "5", "--error", "e",
             "--retry-after", "1m",
         )  # fmt: skip
-        assert request.params == {"id": "7", "token": 5, "error": "e", "retry_after_ms": 60_000}
+        assert request.params == FailTask("7", 5, "e", 60_000)
         assert result.stdout == "Task 12 is pending, not before 2026-01-02T03:04:05.006Z.\n"
 
     def test_extend(self, tmp_path: Path) -> None:
         result, request = ask(
             tmp_path, "queue_extend", {"task": TASK}, "queue", "extend", "7", "5", "--lease", "1m"
         )
-        assert request.params == {"id": "7", "token": 5, "lease_ms": 60_000}
+        assert request.params == ExtendTask("7", 5, 60_000)
         assert result.stdout == "Task 12 is leased until 2026-01-02T03:04:35.006Z.\n"
 
     @pytest.mark.parametrize("command", ["cancel", "retry"])
     def test_cancel_and_retry(self, tmp_path: Path, command: str) -> None:
         result, request = ask(tmp_path, f"queue_{command}", {"task": TASK}, "queue", command, "7")
-        assert request.params == {"id": "7"}
+        assert request.params.id == "7"
         assert result.stdout == "Task 12 is leased.\n"
 
     def test_show_and_list(self, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ class TestQueue:
         listed, request = ask(
             tmp_path, "queue_list", answer, "queue", "list", "--state", "leased", "--queue", "q"
         )
-        assert (request.params["state"], request.params["queue"]) == ("leased", "q")
+        assert (request.params.state, request.params.queue) == ("leased", "q")
         assert listed.stdout == (
             "ID QUEUE   STATE  PRIORITY ATTEMPT HOST WORKER RUN-AT\n"
             "12 default leased 0        1       -    w      2026-01-02T03:04:05.006Z\n"
@@ -204,8 +204,8 @@ class TestQueue:
         """One valid object, whatever the number of pages, and each record on a line of its own."""
 
         def page(request: Request) -> dict[str, Any]:
-            first = int(request.params["cursor"] or 0)
-            numbers = range(first + 1, min(first + request.params["limit"], 1200) + 1)
+            first = int(request.params.cursor or 0)
+            numbers = range(first + 1, min(first + request.params.limit, 1200) + 1)
             tasks = [TASK | {"id": str(number)} for number in numbers]
             return {"tasks": tasks, "cursor": str(numbers[-1]) if numbers[-1] < 1200 else None}
 
@@ -219,7 +219,7 @@ class TestQueue:
         shown = json.loads(some.stdout)
         assert [task["id"] for task in shown["tasks"]] == [str(n) for n in range(11, 711)]
         assert shown["cursor"] == "710"
-        assert [request.params["limit"] for request in daemon.requests] == [500] * 3 + [500, 200]
+        assert [request.params.limit for request in daemon.requests] == [500] * 3 + [500, 200]
 
     def test_an_empty_list_as_json(self, tmp_path: Path) -> None:
         answer: dict[str, Any] = {"sessions": [], "cursor": None}
