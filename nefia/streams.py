@@ -9,7 +9,7 @@ import trio
 from trio.abc import Stream
 
 
-def send_now(stream: Stream, parts: Sequence[bytes]) -> int:
+def send_now(stream: Stream, parts: Sequence[bytes | bytearray]) -> int:
     """Give the kernel `parts`, one behind the other; returns how many bytes it took.
 
     To have a task send instead costs a turn of trio's loop, some 50 us, which matters where a

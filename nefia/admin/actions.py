@@ -18,9 +18,9 @@ from attrs import frozen
 from msgspec.structs import replace
 
 from nefia.admin.node_api import NodeApi
-from nefia.admin.protocol import Reply, Request, Stream
+from nefia.admin.protocol import Reply, Request, Shown, Stream
 from nefia.admin.restoring import restore_step
-from nefia.admin.views import Views, event_view
+from nefia.admin.views import PushedView, Views, event_view
 from nefia.errors import InvalidArgument, NefiaError, NoLeader, NotLeader, OutcomeUnknown
 from nefia.state.commands import (
     ApplicationCommand,
@@ -79,7 +79,8 @@ class Actions:
                 return self._watch(request)
             return partial(self._reply_to, request, reply)
         try:
-            command = self._command(change, request)
+            command = change.command(self, request)
+            validate(command, request.request_id)
             settle = partial(self._settle, change, request, reply)
             self._node.propose(command, request.request_id, settle)
         except NefiaError as error:
@@ -104,7 +105,7 @@ class Actions:
         else:
             reply(result)
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
+    async def __call__(self, request: Request) -> Shown:
         """The result of `request`. Raises NefiaError."""
         if _waits_ms(request):
             return await self.queue_claim(request)  # it finds the leader by itself
@@ -272,14 +273,9 @@ class Actions:
 
     # What they have in common.
 
-    async def _change(self, change: _Change, request: Request) -> dict[str, Any]:
-        outcome = await self._outcome(self._command(change, request), request)
+    async def _change(self, change: _Change, request: Request) -> Shown:
+        outcome = await self._outcome(change.command(self, request), request)
         return change.result(self._views(), request, outcome)
-
-    def _command(self, change: _Change, request: Request) -> Command:
-        command = change.command(self, request)
-        validate(command, request.request_id)
-        return command
 
     async def _outcome(self, command: Command, request: Request) -> Outcome:
         validate(command, request.request_id)
@@ -329,7 +325,7 @@ def _read(request: Request, result: dict[str, Any]) -> dict[str, Any]:
 @frozen
 class _Change:
     command: Callable[[Actions, Request], Command]
-    result: Callable[[Views, Request, Any], dict[str, Any]]
+    result: Callable[[Views, Request, Any], Shown]
 
 
 def _open_session(actions: Actions, request: Request) -> Command:
@@ -382,10 +378,10 @@ def _task(views: Views, _: Request, outcome: TasksOutcome) -> dict[str, Any]:
     return {"task": views.task(outcome.tasks[0])}
 
 
-def _pushed(views: Views, request: Request, outcome: TasksOutcome) -> dict[str, Any]:
+def _pushed(views: Views, request: Request, outcome: TasksOutcome) -> Shown:
     if type(request.params) is PushTasks:
         return {"tasks": views.pushed(outcome.tasks), "changed": any(outcome.changed)}
-    return {"task": views.task(outcome.tasks[0]), "changed": outcome.changed[0]}
+    return PushedView(views.task(outcome.tasks[0]), outcome.changed[0])
 
 
 def _applied(_: Views, __: Request, outcome: ApplicationOutcome) -> dict[str, Any]:

@@ -17,8 +17,10 @@ class LineBuffer:
         self._too_long = False
 
     def feed(self, data: bytes | bytearray) -> list[bytes | None]:
-        *ends, rest = data.split(b"\n")
-        lines = [self._end(ends[0]), *map(_whole, ends[1:])] if ends else []
+        *ends, rest = bytes(data).split(b"\n")
+        lines = [self._end(ends[0])] if ends else []
+        # What is as short as a line has none in it that is longer.
+        lines += ends[1:] if len(data) <= MAX_LINE_BYTES else map(_whole, ends[1:])
         self._grow(rest)
         return lines
 
@@ -42,5 +44,5 @@ class LineBuffer:
             self._begun += piece
 
 
-def _whole(line: bytes | bytearray) -> bytes | None:
-    return bytes(line) if len(line) <= MAX_LINE_BYTES else None
+def _whole(line: bytes) -> bytes | None:
+    return line if len(line) <= MAX_LINE_BYTES else None

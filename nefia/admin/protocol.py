@@ -25,6 +25,7 @@ from nefia.admin.table import ACTIONS
 from nefia.admin.values import (
     MAX_NESTING,
     MAX_SHOWN_CHARACTERS,
+    append_json,
     brackets,
     json_bytes,
     nearest,
@@ -39,14 +40,17 @@ Seq: TypeAlias = int | float | str | None
 """What the client chose to tell its answers apart; None if it chose nothing."""
 
 
-Result: TypeAlias = dict[str, Any] | NefiaError
-"""What an action comes to: an object ready for JSON, or why there is none."""
+Shown: TypeAlias = dict[str, Any] | Struct
+"""An object ready for JSON."""
+
+Result: TypeAlias = Shown | NefiaError
+"""What an action comes to, or why there is nothing."""
 
 Reply: TypeAlias = Callable[[Result], None]
 
 
 class Request(Struct, frozen=True, gc=False):
-    """`params` is what the action's form makes of its own parameters: a command, or attributes.
+    """`params` is what the action makes of its own parameters: a command, or attributes by key.
 
     `request_id` is empty, `forward` False and `consistency` "linearizable" unless given.
     """
@@ -88,31 +92,32 @@ def parse_request(line: bytes | None) -> Request | Refusal:
 
     Errors in a refusal: InvalidArgument, UnknownAction, TooLarge.
     """
-    if line is not None and len(line) <= MAX_LINE_BYTES:
-        for decode in _DECODERS:
-            try:
-                decoded = decode(line)
-                action, make = _MAKERS[type(decoded)]
-                params = make(decoded)
-            except _NOT_DECODED:
-                continue
-            return Request(
-                action,
-                decoded.seq,
-                params,
-                decoded.request_id,
-                decoded.forward,
-                decoded.consistency,
-                line,
-            )
+    if line is None or len(line) > MAX_LINE_BYTES:
+        error = TooLarge(f"the line is longer than {MAX_LINE_BYTES} bytes; it was dropped")
+        return Refusal(None, error)
+    for decode in _DECODERS:
+        try:
+            decoded = decode(line)
+            action, make = _MAKERS[type(decoded)]
+            params = make(decoded)
+        except _NOT_DECODED:
+            continue
+        return Request(
+            action,
+            decoded.seq,
+            params,
+            decoded.request_id,
+            decoded.forward,
+            decoded.consistency,
+            line,
+        )
     return parse_carefully(line)
 
 
-def parse_carefully(line: bytes | None) -> Request | Refusal:
-    """The same in many steps: it finds out what is wrong, and takes all that is right."""
+def parse_carefully(line: bytes) -> Request | Refusal:
+    """The same in many steps, which take all that is right, and find out what is wrong."""
     seq: Seq = None
     try:
-        line = _bounded(line)
         raw = _object_of(line)
         seq = _seq_of(raw)
         return _request_of(raw, seq, line)
@@ -120,9 +125,30 @@ def parse_carefully(line: bytes | None) -> Request | Refusal:
         return Refusal(seq, error)
 
 
-def encode_answer(seq: Seq, result: dict[str, Any]) -> bytes:
-    """The line of an answer. One that would pass `MAX_LINE_BYTES` becomes a TooLarge error."""
-    return _line(seq, {"seq": seq, "ok": True, "result": result})
+class _Answer(Struct, gc=False):
+    seq: Seq
+    ok: bool
+    result: Shown
+
+
+def append_answer(lines: bytearray, seq: Seq, result: Shown) -> None:
+    """Put the line of an answer behind `lines`.
+
+    One that would pass `MAX_LINE_BYTES` becomes a TooLarge error.
+    """
+    start = len(lines)
+    append_json(lines, _Answer(seq, True, result))
+    lines += b"\n"
+    size_bytes = len(lines) - start
+    if size_bytes > MAX_LINE_BYTES:
+        lines[start:] = _too_long(seq, size_bytes)
+
+
+def encode_answer(seq: Seq, result: Shown) -> bytes:
+    """The same, of one answer."""
+    lines = bytearray()
+    append_answer(lines, seq, result)
+    return bytes(lines)
 
 
 def encode_event(seq: Seq, event: dict[str, Any]) -> bytes:
@@ -131,18 +157,16 @@ def encode_event(seq: Seq, event: dict[str, Any]) -> bytes:
 
 
 def encode_error(seq: Seq, error: NefiaError) -> bytes:
-    return _line(seq, {"seq": seq, "ok": False, "error": error.to_json()})
+    line = json_bytes({"seq": seq, "ok": False, "error": error.to_json()}) + b"\n"
+    return line if len(line) <= MAX_LINE_BYTES else _too_long(seq, len(line))
 
 
-def _line(seq: Seq, answer: dict[str, Any]) -> bytes:
-    line = json_bytes(answer) + b"\n"
-    if len(line) > MAX_LINE_BYTES:
-        error = TooLarge(
-            f"the answer has {len(line)} bytes, more than the {MAX_LINE_BYTES} of a line",
-            changed="unknown",
-        )
-        return encode_error(seq, error)
-    return line
+def _too_long(seq: Seq, size_bytes: int) -> bytes:
+    error = TooLarge(
+        f"the answer has {size_bytes} bytes, more than the {MAX_LINE_BYTES} of a line",
+        changed="unknown",
+    )
+    return encode_error(seq, error)
 
 
 def _refuse_constant(constant: str) -> NoReturn:
@@ -158,12 +182,6 @@ def _finite(digits: str) -> float:
 
 _decode = msgspec.json.Decoder().decode
 _careful_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
-
-
-def _bounded(line: bytes | None) -> bytes:
-    if line is None or len(line) > MAX_LINE_BYTES:
-        raise TooLarge(f"the line is longer than {MAX_LINE_BYTES} bytes; it was dropped")
-    return line
 
 
 def _object_of(line: bytes) -> dict[str, Any]:
@@ -243,7 +261,10 @@ _NOT_PARAMETERS = frozenset({"action", "seq"})
 
 
 class _Asked(Struct, tag_field="action", kw_only=True, gc=False):
-    """What is not an action's own, with what stands for a parameter that it does not take."""
+    """What a decoded request has besides its parameters.
+
+    The class variables stand for common parameters that its action does not take.
+    """
 
     seq: int | float | Annotated[str, Meta(max_length=MAX_SEQ_CHARACTERS)] | None = None
     request_id: ClassVar[str] = ""

@@ -33,7 +33,7 @@ from nefia.admin.protocol import (
     Result,
     Seq,
     Stream,
-    encode_answer,
+    append_answer,
     encode_error,
     encode_event,
     parse_request,
@@ -130,8 +130,10 @@ class _Connection:
         self._nursery = nursery
         self._lines = LineBuffer()
         self._in_flight = 0
-        self._answers: list[bytes] = []
-        self._unsent_bytes = 0
+        self._lines_out = bytearray()
+        self._answered = 0
+        """How many lines have gone there, each of which holds a place in flight."""
+        self._sending_bytes = 0
         self._read_all = False
         self._room = trio.Event()
         self._work = trio.Event()
@@ -165,10 +167,11 @@ class _Connection:
         while self._in_flight or not self._read_all:
             await self._work.wait()
             self._work = trio.Event()
-            answers, self._answers = self._answers, []
-            if not await self._send(b"".join(answers)):
+            lines, answered = self._lines_out, self._answered
+            self._lines_out, self._answered = bytearray(), 0
+            if not await self._send(lines):
                 return
-            self._have_sent(len(answers))
+            self._have_sent(answered)
 
     async def _room_in_flight(self) -> None:
         while self._in_flight >= MAX_IN_FLIGHT_PER_CONNECTION:
@@ -196,40 +199,36 @@ class _Connection:
                 async for events in stream:
                     self._in_flight += len(events)
                     for event in events:
-                        self._queue(encode_event(seq, event))
-                    while self._unsent_bytes:
+                        self._lines_out += encode_event(seq, event)
+                        self._line_goes_out()
+                    while self._lines_out or self._sending_bytes:
                         await self._sent.wait()
             except NefiaError as error:
                 self._reply(seq, error)
 
     def _reply(self, seq: Seq, result: Result) -> None:
         if isinstance(result, NefiaError):
-            line = encode_error(seq, result)
+            self._lines_out += encode_error(seq, result)
         else:
-            line = encode_answer(seq, result)
-        self._queue(line)
+            append_answer(self._lines_out, seq, result)
+        self._line_goes_out()
 
-    def _queue(self, line: bytes) -> None:
-        self._answers.append(line)
-        self._unsent_bytes += len(line)
-        if len(self._answers) == self._in_flight:
+    def _line_goes_out(self) -> None:
+        self._answered += 1
+        if self._answered == self._in_flight:
             self._send_now()  # all that this client has asked for: there is nothing to wait for
         else:
             self._work.set()
-        if self._unsent_bytes > MAX_UNSENT_BYTES:
+        if len(self._lines_out) + self._sending_bytes > MAX_UNSENT_BYTES:
             self._give_up()
 
     def _send_now(self) -> None:
         """What the kernel does not take at once is left to `write`."""
-        answers, data = self._answers, b"".join(self._answers)
-        sent_bytes = send_now(self._stream, [data])
-        self._unsent_bytes -= sent_bytes
-        if sent_bytes == len(data):
-            self._answers = []
-            self._have_sent(len(answers))
-        else:
-            self._answers = [data[sent_bytes:]] + [b""] * (len(answers) - 1)
-        if self._answers or self._read_all:
+        del self._lines_out[: send_now(self._stream, [self._lines_out])]
+        if not self._lines_out:
+            answered, self._answered = self._answered, 0
+            self._have_sent(answered)
+        if self._lines_out or self._read_all:
             self._work.set()
 
     def _have_sent(self, answers: int) -> None:
@@ -238,7 +237,8 @@ class _Connection:
         self._sent.set()
         self._sent = trio.Event()
 
-    async def _send(self, data: bytes) -> bool:
+    async def _send(self, data: bytearray) -> bool:
+        self._sending_bytes = len(data)
         for start in range(0, len(data), SEND_CHUNK_BYTES):
             chunk = data[start : start + SEND_CHUNK_BYTES]
             with trio.move_on_after(SEND_TIMEOUT_SECONDS) as patience:
@@ -250,11 +250,12 @@ class _Connection:
             if patience.cancelled_caught:
                 self._give_up()
                 return False
-            self._unsent_bytes -= len(chunk)
+            self._sending_bytes -= len(chunk)
         return True
 
     def _give_up(self) -> None:
-        _log.warning("admin_client_cut_off", unsent_bytes=self._unsent_bytes)
+        unsent_bytes = len(self._lines_out) + self._sending_bytes
+        _log.warning("admin_client_cut_off", unsent_bytes=unsent_bytes)
         self._cut()
 
     def _cut(self) -> None:

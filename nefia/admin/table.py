@@ -132,7 +132,7 @@ _TASKS = Parameter(
         "list of objects",
         _tasks,
         Annotated[list[_TASK_DECODING.kind], Meta(min_length=1)],  # type: ignore[name-defined]
-        _finish_tasks,
+        finish=_finish_tasks,
     ),
     "Several tasks at once, each an object of the parameters above, instead of them.",
 )

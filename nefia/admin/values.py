@@ -42,7 +42,8 @@ def _plain(value: msgspec.Raw | msgspec.Struct) -> Any:
     return json.loads(bytes(value)) if isinstance(value, msgspec.Raw) else asdict(value)
 
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
 _careful_encoder = json.JSONEncoder(
     ensure_ascii=False,
     allow_nan=False,
@@ -62,6 +63,15 @@ def json_bytes(value: Any) -> bytes:
         return _encode(value)
     except UnicodeEncodeError:
         return _careful_encoder.encode(value).encode("utf-8", "backslashreplace")
+
+
+def append_json(text: bytearray, value: Any) -> None:
+    """Put the same behind `text`; for much that is sent together, a copy less."""
+    start = len(text)
+    try:
+        _encoder.encode_into(value, text, start)
+    except UnicodeEncodeError:
+        text[start:] = json_bytes(value)
 
 
 def shown(value: Any) -> str:
@@ -108,8 +118,8 @@ Check: TypeAlias = Callable[[str, Any], Any]
 class Kind:
     """`check(name, value)` gives the checked value; `label` is how the reference calls it.
 
-    `decoded` is what a decoder can see to by itself, for speed, and no wider than `check`. `finish`
-    does what is left for `check` to do then; None if that is nothing.
+    `decoded` is the type that a decoder can see to by itself. Of a value of that type `finish` does
+    what is left for `check` to do; None if that is nothing.
     """
 
     label: str
@@ -183,10 +193,10 @@ def _json(_: str, value: Any) -> bytes:
 
 
 def _surely_flat_json(name: str, value: Any) -> bytes:
-    """Of a value whose levels nobody has counted; raises InvalidArgument if that is to be done."""
+    """Of a value whose levels nobody has counted. Raises InvalidArgument if somebody should."""
     text = _encode(value)
     if isinstance(value, _CONTAINERS) and brackets(text) > MAX_NESTING - LEVELS_ABOVE_JSON:
-        raise _wrong(name, "surely flat", value)
+        raise InvalidArgument(f'"{name}" may have too many levels of arrays and objects')
     return _copied % text
 
 
@@ -202,14 +212,14 @@ def _from_to(lowest: int, highest: int) -> Any:
 
 _NOT_EMPTY = Annotated[str, Meta(min_length=1)]
 
-TEXT = Kind("string", _any_text, str, None)
-NAME = Kind("string, not empty", _name, _NOT_EMPTY, None)
-QUEUE = Kind(NAME.label, _users_queue_name, _NOT_EMPTY, _not_own)
-QUEUE_OR_ANY = Kind(TEXT.label, _users_queue, str, _not_own)
-BOOLEAN = Kind("boolean", _boolean, bool, None)
-INTEGER = Kind("integer", _integer, _from_to(INTEGER_RANGE[0], INTEGER_RANGE[-1]), None)
-LABELS = Kind("object of strings", _labels, dict[str, str], None)
-JSON = Kind("any JSON", _json, Any, _surely_flat_json)
+TEXT = Kind("string", _any_text, str, finish=None)
+NAME = Kind("string, not empty", _name, _NOT_EMPTY, finish=None)
+QUEUE = Kind(NAME.label, _users_queue_name, _NOT_EMPTY, finish=_not_own)
+QUEUE_OR_ANY = Kind(TEXT.label, _users_queue, str, finish=_not_own)
+BOOLEAN = Kind("boolean", _boolean, bool, finish=None)
+INTEGER = Kind("integer", _integer, _from_to(INTEGER_RANGE[0], INTEGER_RANGE[-1]), finish=None)
+LABELS = Kind("object of strings", _labels, dict[str, str], finish=None)
+JSON = Kind("any JSON", _json, finish=_surely_flat_json)
 
 
 def one_of(*choices: str) -> Kind:
@@ -219,7 +229,7 @@ def one_of(*choices: str) -> Kind:
         return value
 
     label = " or ".join(f"`{choice}`" for choice in choices)
-    return Kind(label, check, Literal[tuple(map(str, choices))], None)
+    return Kind(label, check, Literal[tuple(map(str, choices))], finish=None)
 
 
 def whole_number(lowest: int, highest: int) -> Kind:
@@ -229,7 +239,8 @@ def whole_number(lowest: int, highest: int) -> Kind:
             raise _wrong(name, f"from {lowest} to {highest}", value)
         return number
 
-    return Kind(f"integer from {lowest} to {highest}", check, _from_to(lowest, highest), None)
+    label = f"integer from {lowest} to {highest}"
+    return Kind(label, check, _from_to(lowest, highest), finish=None)
 
 
 def text_up_to(most_characters: int) -> Kind:
@@ -240,7 +251,7 @@ def text_up_to(most_characters: int) -> Kind:
         return text
 
     decoded = Annotated[str, Meta(min_length=1, max_length=most_characters)]
-    return Kind(f"string, 1 to {most_characters} characters", check, decoded, None)
+    return Kind(f"string, 1 to {most_characters} characters", check, decoded, finish=None)
 
 
 @lru_cache(maxsize=1024)

@@ -82,6 +82,13 @@ class TaskView(Struct, gc=False):
     finished_at: str | None
 
 
+class PushedView(Struct, gc=False):
+    """What a push of one task has come to."""
+
+    task: TaskView
+    changed: bool
+
+
 class Views:
     """`offset_ms` is the wall clock minus the cluster time, now: instants are shown with it."""
 

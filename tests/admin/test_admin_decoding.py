@@ -143,7 +143,7 @@ def test_both_ways_agree(line: bytes) -> None:
     assert told(parse_request(line)) == told(parse_carefully(line))
 
 
-USUAL = [
+USUAL: list[dict[str, Any]] = [
     {"action": "queue_push", "payload": {"n": [1, None, "x"]}, "priority": 3, "delay": "1.5s"},
     {"action": "queue_push", "tasks": [{"payload": 1, "queue": "q"}], "request_id": "r"},
     {"action": "queue_claim", "worker": "w", "wait": "30s", "limit": 5, "queue": ""},

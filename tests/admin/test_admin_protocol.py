@@ -12,13 +12,23 @@ from hypothesis import strategies as st
 
 from nefia.admin import MAX_LINE_BYTES, READING_ACTIONS
 from nefia.admin.lines import LineBuffer
-from nefia.admin.protocol import Refusal, Request, encode_answer, encode_error, parse_request
+from nefia.admin.protocol import (
+    Refusal,
+    Request,
+    append_answer,
+    encode_answer,
+    encode_error,
+    parse_request,
+)
 from nefia.admin.reference import render
 from nefia.admin.shapes import Mode
 from nefia.admin.table import ACTIONS, MAX_CLAIM_WAIT_MS
 from nefia.admin.values import MAX_NESTING, json_bytes
+from nefia.admin.views import PushedView, Views
 from nefia.errors import Internal, NotLeader
 from nefia.state.commands import NewTask, PushTasks
+from nefia.state.records import TaskState
+from tests.wire_records import task
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "admin-api.md"
 
@@ -234,6 +244,23 @@ class TestAnswers:
         ):
             error = json.loads(line)["error"]
             assert (error["code"], error["changed"]) == ("too_large", "unknown")
+
+    def test_go_behind_those_before_them(self) -> None:
+        lines = bytearray(b"before\n")
+        for seq, result in ((1, {}), ("\ud800", {}), (3, {"a": "x" * MAX_LINE_BYTES}), (4, {})):
+            append_answer(lines, seq, result)
+        before, *answers, after = bytes(lines).split(b"\n")
+        assert (before, after) == (b"before", b"")
+        assert [json.loads(answer)["seq"] for answer in answers] == [1, "\ud800", 3, 4]
+        assert [json.loads(answer)["ok"] for answer in answers] == [True, True, False, True]
+
+    def test_hold_a_task_whatever_the_seq(self) -> None:
+        """Two encoders make them: one has no bytes for a lone surrogate."""
+        view = PushedView(Views(0).task(task(1, TaskState.DONE)), changed=True)
+        one, other = json.loads(encode_answer("x", view)), json.loads(encode_answer("\ud800", view))
+        assert one["result"]["task"]["id"] == "1"
+        assert list(other["result"]["task"].items()) == list(one["result"]["task"].items())
+        assert other == one | {"seq": "\ud800"}
 
 
 class TestTable:
