@@ -274,4 +274,4 @@ def duration(most_ms: int | None = None) -> Kind:
             raise _wrong(name, f"at most {format_duration(most_ms / 1000)}", value)
         return milliseconds
 
-    return Kind(DURATION_LABEL, check)
+    return Kind(DURATION_LABEL, check, str)

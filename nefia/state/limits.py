@@ -90,8 +90,7 @@ MAX_DETAIL_CHARACTERS = 500
 
 def validate(command: Command, request_id: str = "") -> None:
     """Raise InvalidArgument or TooLarge for what no leader should propose."""
-    if request_id:
-        _text("request_id", request_id, MAX_REQUEST_ID_BYTES)
+    _text("request_id", request_id, MAX_REQUEST_ID_BYTES)
     _CHECKS[type(command)](command)
 
 
@@ -210,8 +209,7 @@ def _update_session(command: commands.UpdateSession) -> None:
 
 def _new_task(task: commands.NewTask) -> None:
     _json("payload", task.payload, MAX_PAYLOAD_BYTES)
-    if task.key:
-        _text("key", task.key, MAX_KEY_BYTES)
+    _text("key", task.key, MAX_KEY_BYTES)
     _terms(task.queue, task.host, task.priority, task.delay_ms, task.max_attempts)
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from nefia.admin.table import ACTIONS, MAX_CLAIM_WAIT_MS
 from nefia.admin.values import MAX_NESTING, json_bytes
 from nefia.admin.views import PushedView, Views
 from nefia.errors import Internal, NotLeader
-from nefia.state.commands import NewTask, PushTasks
+from nefia.state.commands import AckTask, FailTask, NewTask, PushTasks
 from nefia.state.records import TaskState
 from tests.wire_records import task
 
@@ -274,6 +275,14 @@ class TestTable:
             assert action.result
             for parameter in action.parameters:
                 assert parameter.doc, f"{action.name}: {parameter.name}"
+
+    def test_parameters_are_the_fields_of_what_is_made_of_them(self) -> None:
+        forms = [form for action in ACTIONS.values() for form in action.forms]
+        made = {form.made: form for form in forms if isinstance(form.made, type)}
+        assert made.keys() >= {NewTask, PushTasks, AckTask, FailTask}
+        for kind, form in made.items():
+            assert issubclass(kind, msgspec.Struct)
+            assert tuple(p.key for p in form.parameters) == kind.__struct_fields__
 
     def test_is_what_the_documentation_says(self) -> None:
         assert REFERENCE.read_text() == render(), "run python -m nefia.admin.reference"
