@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from attrs import define
+from msgspec import Struct
 
 from nefia.errors import NefiaError, NoQuorum, OutcomeUnknown, Overloaded
 from nefia.state.commands import Change, Command
@@ -32,8 +32,7 @@ Settle: TypeAlias = Callable[[Outcome | NefiaError], None]
 """Told the outcome of a change, or why there is none."""
 
 
-@define(eq=False)
-class Proposal:
+class Proposal(Struct, eq=False):
     """One change. `settle` is called once; what comes later is ignored.
 
     `deadline`, on the node's clock, is how long its asker waits.
