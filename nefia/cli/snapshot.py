@@ -30,6 +30,7 @@ RESTORE_ID_BYTES = 8
 LEADER_PATIENCE_SECONDS = 30.0
 """How long a restore waits for a leader, or for a majority, to go on."""
 RETRY_SECONDS = 0.5
+LOOK_SECONDS = 0.02
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -118,7 +119,18 @@ def restore(
         for number, step in enumerate(steps(restore_id, records, info.place.term)):
             request_id = f"restore-{restore_id}-{number}"
             _send(setup, encode_step(step), request_id, forward=forward, timeout=timeout)
+    _await_epoch(setup, status["term"], timeout)
     line(f"{what} are in place.")
+
+
+def _await_epoch(setup: Setup, before: int, timeout: float | None) -> None:
+    """Its leader is elected anew: whatever is asked next is to find one."""
+    deadline = time.monotonic() + LEADER_PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        status = setup.ask("status", timeout=timeout)
+        if status["term"] > before and status["leader_id"]:
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def _send(

@@ -149,13 +149,21 @@ class Cluster:
     def __init__(self) -> None:
         self.machine = Machine()
         self.forwarded: set[bool] = set()
+        self.later: list[tuple[int, str | None]] = []
+        """What it says of term and leader, one after the other, once all has come."""
 
     def restore(self, request: Request) -> dict[str, Any]:
         self.forwarded.add(request.forward)
         step = restore_step(request.params.step)
         index = self.machine.applied_index + 1
         self.machine.apply(index, [Change(1_000, request.request_id, step)])
+        if isinstance(step, EndRestore):
+            self.later = [(2, "n1"), (9, None), (9, "n1")]
         return {"changed": isinstance(step, EndRestore)}
+
+    def status(self, _: Request) -> dict[str, Any]:
+        term, leader_id = self.later.pop(0) if self.later else (2, "n1")
+        return {"term": term, "leader_id": leader_id}
 
 
 class TestRestoring:
@@ -163,7 +171,10 @@ class TestRestoring:
         self, tmp_path: Path, cluster: Cluster, cluster_id: str, *options: str
     ) -> tuple[Any, list[str]]:
         (tmp_path / "admin.sock").unlink(missing_ok=True)
-        status = {"cluster_id": cluster_id}
+
+        def status(request: Request) -> dict[str, Any]:
+            return cluster.status(request) | {"cluster_id": cluster_id}
+
         with FakeDaemon(tmp_path, status=status, snapshot_restore=cluster.restore) as daemon:
             result = run("snapshot", "restore", str(tmp_path / "f"), *options)
         return result, [request.action for request in daemon.requests]
@@ -180,6 +191,7 @@ class TestRestoring:
         assert [task.number for task in tasks] == list(range(1, 1 + len(tasks)))
         assert cursor
         assert cluster.forwarded == {True}
+        assert not cluster.later, "whoever asks next finds the new epoch's leader"
 
     def test_another_leader_goes_on_with_it(
         self, tmp_path: Path, directory: SnapshotDirectory, monkeypatch: pytest.MonkeyPatch

@@ -14,8 +14,8 @@ from tests.end_to_end.cluster import CALL_SECONDS, Cluster, Daemon, all_tasks, n
 from tests.end_to_end.patched import Patch, patched_tree
 
 QUEUE = "upgrade"
-MIN_CHANGES = 100
-"""Of those that go on meanwhile; there are some 50 a second."""
+MIN_CHANGES = 50
+"""Of those that go on meanwhile; there are some 50 a second, and it takes two or three."""
 GREETED = "greeted"
 """The kind of event that the newer build's command leaves in the history."""
 
