@@ -64,8 +64,7 @@ class Proposals:
 
     @property
     def deadline(self) -> float:
-        """When `expire` is due next; infinity if it is not."""
-        self._forget_settled()
+        """When `expire` is due next, if nothing is settled until then; infinity if it is not."""
         return self._unsettled[0].deadline if self._unsettled else math.inf
 
     def add(self, command: Command, request_id: str, settle: Settle, deadline: float) -> None:
@@ -104,6 +103,7 @@ class Proposals:
 
     def expire(self, now: float) -> None:
         """End those whose time is up, according to whether they have come into the log."""
+        self._forget_settled()
         while self.deadline <= now:
             proposal = self._unsettled.popleft()
             if self._queue and self._queue[0] is proposal:
