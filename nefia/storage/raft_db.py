@@ -53,6 +53,9 @@ Each deletion gives up the interpreter lock; thousands at once would make a writ
 this transaction wait for the event loop as often.
 """
 
+MAX_PENDING_ENTRIES = 256
+"""In the journal. A transaction gives up the interpreter lock at each that it takes over, too."""
+
 FIRST_GENERATION = 1
 
 _Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -297,6 +300,8 @@ class RaftDb:
 
     def _append(self, entries: list[_Sealed], room_bytes: int) -> bool:
         """Whether the journal had room for them; they are durable then."""
+        if len(self._pending.entries) + len(entries) > MAX_PENDING_ENTRIES:
+            return False
         with self._writing():
             self._reserve(room_bytes)
             if not self._journal.append(entries):

@@ -107,6 +107,17 @@ def test_most_entries_stay_out_of_transactions_until_there_are_many(db: RaftDb, 
     ]
 
 
+def test_many_small_entries_are_taken_over_some_at_a_time(db: RaftDb, path: Path) -> None:
+    """Whoever writes next waits for it, and for the interpreter at each of them."""
+    most = 0
+    for index in range(1, 3 * raft_db.MAX_PENDING_ENTRIES):
+        extend(db, index, index, 10)
+        most = max(most, len(db._pending.entries))
+    assert most == raft_db.MAX_PENDING_ENTRIES
+    assert in_transactions(crashed(path)) >= raft_db.MAX_PENDING_ENTRIES
+    assert len(found(crashed(path))) == 3 * raft_db.MAX_PENDING_ENTRIES - 1
+
+
 def test_what_replaces_entries_of_the_journal_does(db: RaftDb, path: Path) -> None:
     extend(db, 1, 10)
     db.write(Write(2, entries=(entry(5, term=2), entry(6, term=2))))
