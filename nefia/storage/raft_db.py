@@ -59,11 +59,13 @@ MAX_PENDING_ENTRIES = 256
 FIRST_GENERATION = 1
 
 _Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+_Database: TypeAlias = "lmdb._Database"
 _Sealed: TypeAlias = tuple[bytes, bytes]
 """An entry as raft.db keeps it: key and record."""
 _Record: TypeAlias = Identity | HardState | SnapshotMeta
 
 _R = TypeVar("_R", Identity, HardState, SnapshotMeta)
+_T = TypeVar("_T")
 
 _RECORDS: wire.Codec[_Record] = wire.Codec({1: Identity, 2: HardState, 3: SnapshotMeta})
 _ZEROS = bytes(GROW_BYTES)
@@ -79,20 +81,17 @@ def create(path: Path, identity: Identity) -> None:
         meta = environment.open_db(layout.META)
         environment.open_db(layout.LOG)
         with environment.begin(meta, write=True) as transaction:
-            _put_number(transaction, layout.FORMAT, layout.FORMAT_VERSION)
-            _put_number(transaction, layout.GENERATION, FIRST_GENERATION)
-            _put(transaction, layout.IDENTITY, identity)
+            _put(transaction, meta, layout.FORMAT, layout.FORMAT_VERSION)
+            _put(transaction, meta, layout.GENERATION, FIRST_GENERATION)
+            _put(transaction, meta, layout.IDENTITY, identity)
         environment.sync(True)
     unfinished.rename(path)
     files.sync_directory(path.parent)
 
 
-def _put(transaction: _Transaction, key: bytes, value: _Record) -> None:
-    transaction.put(key, layout.seal(key, _RECORDS.encode(value)))
-
-
-def _put_number(transaction: _Transaction, key: bytes, number: int) -> None:
-    transaction.put(key, layout.seal(key, b"%d" % number))
+def _put(transaction: _Transaction, meta: _Database, key: bytes, value: _Record | int) -> None:
+    body = b"%d" % value if isinstance(value, int) else _RECORDS.encode(value)
+    transaction.put(key, layout.seal(key, body), db=meta)
 
 
 @define(eq=False)
@@ -152,7 +151,7 @@ class RaftDb:
         self._last_index += len(self._pending.entries)
 
         def note_format(transaction: _Transaction) -> None:
-            self._put_number(transaction, layout.FORMAT, layout.FORMAT_VERSION)
+            _put(transaction, self._meta, layout.FORMAT, layout.FORMAT_VERSION)
 
         # Though there may be nothing to take over: a record that was cut off must not stand in the
         # way of the next ones.
@@ -252,21 +251,20 @@ class RaftDb:
         return entry
 
     def _get(self, transaction: _Transaction, key: bytes, kind: type[_R]) -> _R | None:
-        record = transaction.get(key, db=self._meta)
-        if record is None:
-            return None
-        try:
-            value = _RECORDS.decode(layout.unseal(key, record))
-        except (BadChecksum, wire.Malformed):
-            self._damaged(f"the record {key.decode()!r} has a bad checksum")
-        assert isinstance(value, kind)
+        value = self._parsed(transaction, key, _RECORDS.decode)
+        assert value is None or isinstance(value, kind)
         return value
 
     def _number(self, transaction: _Transaction, key: bytes) -> int | None:
+        return self._parsed(transaction, key, int)
+
+    def _parsed(
+        self, transaction: _Transaction, key: bytes, parse: Callable[[bytes], _T]
+    ) -> _T | None:
         record = transaction.get(key, db=self._meta)
         try:
-            return None if record is None else int(layout.unseal(key, record))
-        except BadChecksum:
+            return None if record is None else parse(layout.unseal(key, record))
+        except (BadChecksum, wire.Malformed):
             self._damaged(f"the record {key.decode()!r} has a bad checksum")
 
     def _last_in(self, cursor: lmdb.Cursor[bytes]) -> int:
@@ -356,10 +354,7 @@ class RaftDb:
         self._compact(cursor, max(COMPACTED_PER_WRITE, 2 * added))
 
     def _put_meta(self, transaction: _Transaction, key: bytes, value: _Record) -> None:
-        transaction.put(key, layout.seal(key, _RECORDS.encode(value)), db=self._meta)
-
-    def _put_number(self, transaction: _Transaction, key: bytes, number: int) -> None:
-        transaction.put(key, layout.seal(key, b"%d" % number), db=self._meta)
+        _put(transaction, self._meta, key, value)
 
     @staticmethod
     def _truncate(cursor: lmdb.Cursor[bytes], key: bytes) -> None:
@@ -404,7 +399,7 @@ class RaftDb:
         with self._environment.begin(write=True) as transaction:
             if pending.entries:
                 transaction.cursor(self._log).putmulti(pending.entries, append=True)
-            self._put_number(transaction, layout.GENERATION, generation)
+            _put(transaction, self._meta, layout.GENERATION, generation)
             apply(transaction)
         self._pending = _Pending(generation)
         self._journal.begin(generation)
