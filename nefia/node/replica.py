@@ -241,6 +241,7 @@ class Replica:
     async def run(self) -> None:
         """Drive the core for ever. Raises DiskFailed or DataDamaged: the node must start anew."""
         async with trio.open_nursery() as nursery:
+            await nursery.start(self._store.run)
             self._nursery = nursery
             try:
                 await self._run()
@@ -320,8 +321,7 @@ class Replica:
             self._send(message)
         if effects.write is not None:
             ended = partial(self._written, effects.write.sequence)
-            if rest := self._store.begin_write(effects.write, ended):
-                nursery.start_soon(rest)
+            self._store.begin_write(effects.write, ended)
         for fetch in effects.fetch:
             nursery.start_soon(self._fetch, fetch)
         if effects.restore is not None:

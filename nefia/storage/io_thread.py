@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from functools import partial
+from queue import SimpleQueue
 from typing import Generic, TypeAlias, TypeVar
 
 import outcome
@@ -17,8 +18,6 @@ import trio
 
 MAX_WAITING_JOBS = 1024
 """More means that somebody asks without waiting for answers."""
-
-IDLE_SECONDS = 0.1
 
 T = TypeVar("T")
 Then: TypeAlias = Callable[[outcome.Outcome[T]], None]
@@ -66,10 +65,8 @@ class Job(Generic[T]):
 class IoThread:
     """Jobs are done one at a time, in the order in which they were asked for."""
 
-    when_idle: Callable[[], None] | None = None
-    """Called in the thread when there has been nothing to do for `IDLE_SECONDS`; must not raise."""
-
     def __init__(self, name: str) -> None:
+        self._unfinished = 0
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopped = False
         # A daemon thread: one that hangs in a dead disk must not keep the process alive.
@@ -82,9 +79,19 @@ class IoThread:
         """
         assert not self._stopped, "the store is closed"
         assert self._jobs.qsize() < MAX_WAITING_JOBS, "jobs without end"
-        job = Job(work, then)
+        job = Job(work, partial(self._finished, then))
+        self._unfinished += 1
         self._jobs.put(job.perform)
         return job
+
+    def _finished(self, then: Then[T], result: outcome.Outcome[T]) -> None:
+        self._unfinished -= 1
+        then(result)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the event loop knows that every job is done."""
+        return not self._unfinished
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, done in the thread. See `Job.wait`."""
@@ -97,12 +104,5 @@ class IoThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        while (perform := self._next()) is not None:
+        while (perform := self._jobs.get()) is not None:
             perform()
-
-    def _next(self) -> Callable[[], None] | None:
-        if self.when_idle is not None:
-            with suppress(Empty):
-                return self._jobs.get(timeout=IDLE_SECONDS)
-            self.when_idle()
-        return self._jobs.get()

@@ -10,7 +10,8 @@ begins when a transaction of raft.db has taken over all of this one, and raft.db
 So nothing is ever erased, and of what the file holds only the records of the present generation
 count.
 
-A disk writes a sector whole or not at all. Each sector begins with a mark, its generation, so that
+A record begins where a block does, for such can be written past the kernel's cache. A disk writes a
+sector whole or not at all. Each sector begins with a mark, its generation, so that
 a record which a crash has cut off, and which nobody was told of, differs from a damaged one: some
 of its sectors are still of an older generation. No other flaw is ever taken for an end.
 """
@@ -21,6 +22,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -31,6 +33,8 @@ from nefia.storage.layout import BadChecksum
 
 JOURNAL_BYTES = 2 * 1024 * 1024
 SECTOR_BYTES = 512
+BLOCK_BYTES = 4096
+"""Of file systems, and of the disks that have the largest."""
 
 _MARK = struct.Struct(">QQ")
 """A sector's generation and, to tell a damaged mark from an older one, all bits of it inverted."""
@@ -42,6 +46,7 @@ _PLACE = struct.Struct(">QI")
 _CHECKSUM = struct.Struct(">I")
 _HEADER_BYTES = _PLACE.size + _CHECKSUM.size
 _CONTENT_BYTES = SECTOR_BYTES - _MARK.size
+_SECTORS_OF_A_BLOCK = BLOCK_BYTES // SECTOR_BYTES
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -53,6 +58,13 @@ class _Bad(Exception):
     def __init__(self, what: str, index: int | None = None) -> None:
         super().__init__(what)
         self.index = index
+
+
+class Piece(NamedTuple):
+    """Whole blocks of the file that are to be written."""
+
+    offset: int
+    data: bytes
 
 
 def create(path: Path) -> None:
@@ -105,18 +117,30 @@ class Journal:
         self._mark = _MARK.pack(generation, generation ^ _ALL_BITS)
         self._end_bytes = 0
 
-    def append(self, entries: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Make `entries` durable; False, and nothing is done, where no room is left for them."""
+    def place(self, entries: Sequence[tuple[bytes, bytes]]) -> Piece | None:
+        """What holds `entries`, to be written before anything else; None if it has no room."""
         body = _pack([record for _, record in entries])
         place = _PLACE.pack(layout.log_index(entries[0][0]), len(body))
+        count = _sectors(len(body))
+        piece_bytes = count * SECTOR_BYTES
+        if self._end_bytes + piece_bytes > JOURNAL_BYTES:
+            return None
         content = place + _CHECKSUM.pack(crc32(place)) + body
+        content = content.ljust(count * _CONTENT_BYTES, b"\0")
         starts = range(0, len(content), _CONTENT_BYTES)
-        if self._end_bytes + len(starts) * SECTOR_BYTES > JOURNAL_BYTES:
-            return False
-        sectors = self._mark.join([b"", *[content[at : at + _CONTENT_BYTES] for at in starts]])
-        _write(self._fd, sectors.ljust(len(starts) * SECTOR_BYTES, b"\0"), self._end_bytes)
-        self._end_bytes += len(starts) * SECTOR_BYTES
-        return True
+        data = self._mark.join([b"", *[content[at : at + _CONTENT_BYTES] for at in starts]])
+        self._end_bytes += piece_bytes
+        return Piece(self._end_bytes - piece_bytes, data)
+
+    def write(self, piece: Piece) -> None:
+        """Durable when it returns."""
+        _write(self._fd, piece.data, piece.offset)
+
+
+def _sectors(body_bytes: int) -> int:
+    """How many a record takes."""
+    count = -(-(_HEADER_BYTES + body_bytes) // _CONTENT_BYTES)
+    return count + -count % _SECTORS_OF_A_BLOCK
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
@@ -151,11 +175,14 @@ def _records(data: bytes, generation: int) -> Iterator[tuple[int, list[bytes]]]:
         if place is None:
             raise _Bad(f"sector {sector} begins no record")
         first_index, body_bytes = place
-        end = sector - (-(_HEADER_BYTES + body_bytes) // _CONTENT_BYTES)
+        end = sector + _sectors(body_bytes)
         if not all(marked[sector:end]):
             break
+        content = _content(data, sector, end)[_HEADER_BYTES:]
+        if any(content[body_bytes:]):
+            raise _Bad(f"the record at sector {sector} goes on beyond its end")
         try:
-            entries = _unpack(_content(data, sector, end)[_HEADER_BYTES:][:body_bytes])
+            entries = _unpack(content[:body_bytes])
         except msgspec.MsgspecError as error:
             raise _Bad(f"the record at sector {sector} does not decode: {error}") from None
         yield first_index, entries

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import lmdb
+import outcome
 import trio
 from outcome import Outcome, Value
 
 from nefia import errors
-from nefia.clock import NodeClock, TrioNodeClock
+from nefia.clock import NodeClock, TrioNodeClock, sleep
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry
-from nefia.storage import layout, raft_db
+from nefia.storage import journal, layout, raft_db
 from nefia.storage.claim import Check, Claim
-from nefia.storage.io_thread import IoThread
+from nefia.storage.direct_writer import DirectWriter
+from nefia.storage.io_thread import IoThread, Then
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.snapshot_files import SNAPSHOTS_DIRECTORY, FileSnapshots
 from nefia.storage.store import Ended, Identity, Stored
@@ -28,6 +30,8 @@ from nefia.storage.store import Ended, Identity, Stored
 INSTANCE_ID_BYTES = 8
 VERIFY_TIMEOUT_SECONDS = 600.0
 CLOSE_TIMEOUT_SECONDS = 5.0
+REST_SECONDS = 0.1
+"""After so long without a write raft.db gets what the journal holds."""
 
 T = TypeVar("T")
 
@@ -61,10 +65,13 @@ class LmdbStore:
 
     One thread writes and another reads, so that a write that hangs in the disk stops no read. A
     caller that is cancelled stops waiting, but its write is still carried out, in order.
+
+    What only extends the log needs no thread where the kernel can do without one
+    (`direct_writer`).
     """
 
     wrote: Callable[[float], None] = staticmethod(lambda seconds: None)
-    """Told, in the writing thread, how long each write took until it was durable."""
+    """Told how long each write took until it was durable, and its end known."""
 
     def __init__(self, data_dir: Path, node_id: str | None, clock: NodeClock) -> None:
         self._data_dir = data_dir
@@ -76,6 +83,8 @@ class LmdbStore:
         self._opened = ExitStack()  # touched by the writing thread only
         self._snapshots = FileSnapshots(data_dir / SNAPSHOTS_DIRECTORY)
         self._closed = False
+        self._written = trio.Event()
+        self._direct: DirectWriter | None = None
         self._db: RaftDb
 
     @property
@@ -89,27 +98,55 @@ class LmdbStore:
     async def load(self, tail_bytes: int) -> Stored:
         return await self._do(self._reader, partial(self._db.load, tail_bytes))
 
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._settle_at_rest)
+            with suppress(OSError):  # then the thread does it
+                path = self._data_dir / layout.JOURNAL_FILE
+                self._direct = DirectWriter(path, journal.JOURNAL_BYTES)
+            task_status.started()
+            if self._direct is not None:
+                try:
+                    await self._direct.run()
+                finally:
+                    self._writer.begin(self._direct.close)
+                    self._direct = None
+
+    async def _settle_at_rest(self) -> None:
+        while True:
+            await self._written.wait()
+            while self._written.is_set():
+                self._written = trio.Event()
+                await sleep(self._clock, REST_SECONDS)
+            with suppress(errors.NefiaError):  # the next write meets it, and tells
+                await self._writer.run(self._db.settle)
+
     def begin_write(self, write: Write, ended: Ended) -> None:
-        def tell(result: Outcome[None]) -> None:
-            if isinstance(result, Value):
-                ended(None)
-                return
-            try:
-                with self._errors():
-                    result.unwrap()
-            except Exception as error:
-                ended(error)
+        self._written.set()
+        tell = partial(self._tell, ended, time.perf_counter())
+        direct = self._direct if self._writer.is_idle else None
+        piece = self._db.begin_write(write) if direct is not None else None
+        if direct is None or piece is None:
+            self._writer.begin(partial(self._db.write, write), tell)
+        elif not direct.begin(*piece, partial(self._piece_written, tell)):
+            self._writer.begin(partial(self._db.write_piece, piece), tell)
 
-        self._writer.begin(partial(self._write, write), tell)
+    def _piece_written(self, tell: Then[None], result: Outcome[None]) -> None:
+        tell(outcome.capture(self._db.piece_written, result))
 
-    def _write(self, write: Write) -> None:
-        """In the thread."""
-        began = time.perf_counter()
-        self._db.write(write)
-        self.wrote(time.perf_counter() - began)
+    def _tell(self, ended: Ended, began: float, result: Outcome[None]) -> None:
+        if isinstance(result, Value):
+            self.wrote(time.perf_counter() - began)
+            ended(None)
+            return
+        try:
+            with self._errors():
+                result.unwrap()
+        except Exception as error:
+            ended(error)
 
     async def write(self, write: Write) -> None:
-        await self._do(self._writer, partial(self._write, write))
+        await self._do(self._writer, partial(self._db.write, write))
 
     async def read(self, first: int, last: int, limit_bytes: int) -> tuple[Entry, ...]:
         return await self._do(self._reader, partial(self._db.read, first, last, limit_bytes))
@@ -182,7 +219,6 @@ class LmdbStore:
     def _map(self) -> None:
         self._db = RaftDb(self._path)
         self._opened.callback(self._db.close)
-        self._writer.when_idle = self._settle
         found = self._db.identity.node_id
         if self._node_id is None:
             self._node_id = found
@@ -191,10 +227,6 @@ class LmdbStore:
                 f"{self._data_dir} belongs to node {found}, and this node is {self._node_id}",
                 hint="Check node_id and data_dir in nefia.yaml.",
             )
-
-    def _settle(self) -> None:
-        with suppress(errors.NefiaError):  # the next write meets it, and tells
-            self._db.settle()
 
     # Errors.
 

@@ -8,9 +8,8 @@ for a thread to be idle.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from random import Random
 
 import trio
@@ -181,6 +180,7 @@ class MemoryStore:
         self._identity = identity
         self._writing = False
         self._failure: errors.DiskFailed | None = None
+        self._nursery: trio.Nursery
         self.snapshots = MemorySnapshots(self, disk.shelf)
         disk.owner = self
 
@@ -214,8 +214,13 @@ class MemoryStore:
             found.append(entry)
         return tuple(found)
 
-    def begin_write(self, write: Write, ended: Ended) -> Callable[[], Awaitable[None]]:
-        return partial(self._write_and_tell, write, ended)
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def begin_write(self, write: Write, ended: Ended) -> None:
+        self._nursery.start_soon(self._write_and_tell, write, ended)
 
     async def _write_and_tell(self, write: Write, ended: Ended) -> None:
         try:

@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -23,13 +23,14 @@ from typing import NoReturn, TypeAlias, TypeVar
 
 import lmdb
 from attrs import define, evolve, field
+from outcome import Outcome
 
 from nefia import errors, wire
 from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
 from nefia.storage import files, journal, layout
-from nefia.storage.journal import Journal
+from nefia.storage.journal import Journal, Piece
 from nefia.storage.layout import BadChecksum
 from nefia.storage.store import Identity, Stored
 
@@ -96,14 +97,13 @@ def _put(transaction: _Transaction, meta: _Database, key: bytes, value: _Record 
 
 @define(eq=False)
 class _Pending:
-    """What one generation of the journal holds and raft.db does not. Never emptied: see `_entries`.
+    """What one generation of the journal holds and raft.db does not.
 
-    `room_bytes` is what it may take in raft.db.
+    Never emptied: see `_entries`. The newest may still be on their way to the disk.
     """
 
     generation: int
     entries: list[_Sealed] = field(factory=list)
-    room_bytes: int = 0
 
 
 class RaftDb:
@@ -117,8 +117,8 @@ class RaftDb:
         self._path = path
         self._reading = threading.Lock()
         self._failure: errors.NefiaError | None = None
-        self._room_bytes = 0
-        """Of blocks beyond what LMDB uses, and will use for what is pending, at least."""
+        self._may_append = False
+        """Whether raft.db has blocks for all that the journal can hold."""
         self._environment = layout.open_environment(path)
         self._meta = self._environment.open_db(layout.META, create=False)
         self._log = self._environment.open_db(layout.LOG, create=False)
@@ -279,35 +279,52 @@ class RaftDb:
 
     def write(self, write: Write) -> None:
         """See `LogStore.write`."""
-        indexes = [entry.index for entry in write.entries]
-        assert not indexes or indexes == list(range(indexes[0], indexes[-1] + 1)), "a gap"
+        piece = self.begin_write(write)
+        if piece is not None:
+            self.write_piece(piece)
+            return
         records = [_record(entry) for entry in write.entries]
-        # A record may fill half of a page that it needs alone.
-        room_bytes = sum(2 * len(record) + self._page_bytes for _, record in records)
-        if not (self._only_extends(write) and self._append(records, room_bytes)):
-            self._change(lambda transaction: self._apply(transaction, write, records), room_bytes)
+        self._change(lambda transaction: self._apply(transaction, write, records), records)
+
+    def begin_write(self, write: Write) -> Piece | None:
+        """What has to be written to the journal, and nothing else, to make `write` durable.
+
+        None if it takes more, which is up to `write`. For the event loop too, while no thread
+        writes: it waits for nothing.
+        """
+        entries = write.entries
+        first, last = (entries[0].index, entries[-1].index) if entries else (0, -1)
+        assert last - first == len(entries) - 1, "a gap"
+        if not self._only_extends(write):
+            return None
+        records = [_record(entry) for entry in entries]
+        piece = self._journal.place(records)
+        if piece is not None:
+            self._pending.entries += records
+            self._last_index += len(records)
+        return piece
+
+    def write_piece(self, piece: Piece) -> None:
+        """Durable when it returns."""
+        with self._writing():
+            self._journal.write(piece)
+
+    def piece_written(self, result: Outcome[None]) -> None:
+        """The event loop has done as `write_piece`, with this result. Raises as that would."""
+        with self._writing():
+            result.unwrap()
 
     def _only_extends(self, write: Write) -> bool:
         return (
-            bool(write.entries)
+            self._may_append
+            and self._failure is None
+            and bool(write.entries)
             and write.entries[0].index == self._last_index + 1
             and write.hard_state is None
             and write.snapshot is None
             and write.compact is None
+            and len(self._pending.entries) + len(write.entries) <= MAX_PENDING_ENTRIES
         )
-
-    def _append(self, entries: list[_Sealed], room_bytes: int) -> bool:
-        """Whether the journal had room for them; they are durable then."""
-        if len(self._pending.entries) + len(entries) > MAX_PENDING_ENTRIES:
-            return False
-        with self._writing():
-            self._reserve(room_bytes)
-            if not self._journal.append(entries):
-                return False
-        self._pending.room_bytes += room_bytes
-        self._pending.entries += entries
-        self._last_index += len(entries)
-        return True
 
     def settle(self) -> None:
         """Have all entries in raft.db, and the journal empty."""
@@ -329,7 +346,7 @@ class RaftDb:
             self._put_meta(transaction, layout.IDENTITY, recovered)
             self._apply(transaction, write, records)
 
-        self._change(apply)
+        self._change(apply, records)
         self.identity = recovered
 
     def _apply(
@@ -370,10 +387,13 @@ class RaftDb:
         for _ in range(min(limit, self._base_index + 1 - layout.log_index(cursor.key()))):
             cursor.delete()
 
-    def _change(self, apply: Callable[[_Transaction], None], room_bytes: int = 0) -> None:
-        """One transaction: durable when this returns."""
+    def _change(
+        self, apply: Callable[[_Transaction], None], records: Sequence[_Sealed] = ()
+    ) -> None:
+        """One transaction, which adds `records`: durable when this returns."""
         with self._writing():
-            self._reserve(room_bytes)
+            self._reserve(records)
+            self._may_append = True
             with self._reading:
                 pass
             self._commit(apply)
@@ -403,22 +423,24 @@ class RaftDb:
             apply(transaction)
         self._pending = _Pending(generation)
         self._journal.begin(generation)
-        self._room_bytes = -1
 
-    def _reserve(self, room_bytes: int) -> None:
-        """Have blocks for what is about to be written and what is pending, and for a transaction.
+    def _reserve(self, records: Sequence[_Sealed]) -> None:
+        """Have blocks for a transaction, and for all that the journal's next generation can hold.
 
-        What is needed is taken off without asking what LMDB uses, until that is too little.
+        So what is appended there meets no full disk, neither at once nor when it is taken over.
         """
-        self._room_bytes -= room_bytes
-        if self._room_bytes >= 0:
-            return
         used_bytes = (self._environment.info()["last_pgno"] + 1) * self._page_bytes
-        needed_bytes = used_bytes + self._pending.room_bytes + room_bytes + ROOM_BYTES
+        added = [len(record) for _, record in chain(self._pending.entries, records)]
+        needed_bytes = used_bytes + ROOM_BYTES
+        needed_bytes += self._room_bytes(len(added), sum(added))
+        needed_bytes += self._room_bytes(MAX_PENDING_ENTRIES, journal.JOURNAL_BYTES)
         have_bytes = os.fstat(self._fd).st_size
         while have_bytes < needed_bytes:
             have_bytes += os.pwrite(self._fd, _ZEROS, have_bytes)
-        self._room_bytes = have_bytes - needed_bytes
+
+    def _room_bytes(self, count: int, size_bytes: int) -> int:
+        """For so many records: each may fill half of a page, or need another for its last byte."""
+        return 2 * size_bytes + count * self._page_bytes
 
     # Errors.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+import trio
 from attrs import frozen
 
 from nefia.raft.configuration import Configuration
@@ -53,10 +54,10 @@ Ended: TypeAlias = Callable[[Exception | None], None]
 class LogStore(Protocol):
     """Term, vote, log and identity of one node.
 
-    Methods that wait for the disk are async and do their waiting in a thread: they never block the
-    event loop. Every method raises `DiskFailed` if the disk refuses and `DataDamaged` if what it
-    reads fails its checksum; after a failed `write` the store refuses all further writes, since
-    nobody knows what the kernel has kept (fsync must not be tried again).
+    Methods that wait for the disk are async: they never block the event loop. Every method raises
+    `DiskFailed` if the disk refuses and `DataDamaged` if what it reads fails its checksum; after a
+    failed `write` the store refuses all further writes, since nobody knows what the kernel has kept
+    (fsync must not be tried again).
     """
 
     @property
@@ -71,11 +72,17 @@ class LogStore(Protocol):
         """Everything the core needs to begin, with at most `tail_bytes` of entries."""
         ...
 
-    def begin_write(self, write: Write, ended: Ended) -> Callable[[], Awaitable[None]] | None:
-        """As `write`, and call `ended` with None or the error; or do so in what is given back.
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """What `begin_write` needs of the event loop, until cancelled. Then no write tells its end.
 
-        A store that has a thread to write in gives nothing back: no task has to wait for it, and to
-        wake one costs a turn of the event loop.
+        It is started when writes can be begun.
+        """
+        ...
+
+    def begin_write(self, write: Write, ended: Ended) -> None:
+        """As `write`, and call `ended` with None or the error. One at a time.
+
+        No task waits for it: to wake one costs a turn of the event loop.
         """
         ...
 

@@ -36,7 +36,7 @@ from tests.end_to_end.handover_mutants import MUTANTS, Mutant
 from tests.end_to_end.namespaces import Hosts
 from tests.end_to_end.patched import patched_tree
 from tests.end_to_end.takeover import hosted_daemons
-from tests.end_to_end.test_disk import hung_disk
+from tests.end_to_end.test_disk import LOST, SLOW, hung_disk
 
 FROZEN_SECONDS = 5.0
 STUTTER_SECONDS = (0.3, 0.7)
@@ -288,11 +288,13 @@ def _cut(*directions: str) -> Fault:
 
 
 def hang_disk(scene: Scene, leader: Daemon) -> float:
-    with hung_disk(leader):
+    with hung_disk(leader, SLOW, LOST):
         at = boottime()
         with suppress(NefiaError):  # its followers may well store and confirm it
             leader.call("queue_push", timeout=PUSH_SECONDS, payload="hangs")
         scene.await_successor()
+    leader.kill()
+    leader.start()
     return at
 
 

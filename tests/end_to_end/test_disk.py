@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from nefia.errors import NefiaError
+from nefia.storage.direct_writer import DirectWriter
+from nefia.storage.journal import JOURNAL_BYTES
+from nefia.storage.layout import JOURNAL_FILE
 from tests.end_to_end.cluster import Cluster, Daemon, all_tasks, new_cluster, until
 from tests.end_to_end.takeover import next_change
 
@@ -20,8 +23,10 @@ FILE_SYSTEM_MIB = 40
 PAYLOAD = "x" * 100_000
 MAX_PUSHES = 2000
 
-HANG_MICROSECONDS = 30_000_000
-SYNCS = "fdatasync,fsync,msync"
+SLOW = "fdatasync,fsync,msync:delay_enter=30000000"
+"""What a thread writes, and all of raft.db, takes 30 s, or until strace is gone."""
+LOST = "io_submit:retval=1"
+"""What the kernel was asked to write never ends, until the daemon is started again."""
 
 needs_strace = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("strace") is None,
@@ -126,18 +131,48 @@ def test_a_follower_with_a_full_disk_holds_nobody_up_and_comes_back(place: Path)
             last.kill()
 
 
+@needs_mount
+def test_a_leader_whose_file_system_is_frozen_makes_way_and_comes_back(place: Path) -> None:
+    """As for a snapshot of a virtual machine: whoever writes waits, the event loop included."""
+    cluster: Cluster
+    with new_cluster(place) as cluster:
+        first = cluster.daemons[0]
+        data_dir = first.state_dir / "cluster"
+        with small_disk(data_dir):
+            cluster.form()
+            assert cluster.wait_leader() is first
+            first.call("queue_push", payload="before")
+            subprocess.run(["fsfreeze", "--freeze", str(data_dir)], check=True)
+            try:
+                with suppress(NefiaError):
+                    first.call("queue_push", timeout=0.2, payload="frozen")
+                next_change(cluster, without=first)
+            finally:
+                subprocess.run(["fsfreeze", "--unfreeze", str(data_dir)], check=True)
+            cluster.wait_healthy()
+            cluster.wait_equal()
+            first.kill()
+
+
 @contextmanager
-def hung_disk(daemon: Daemon) -> Iterator[None]:
-    """Every sync that the daemon begins takes for ever, until the end of the context."""
-    delay = f"inject={SYNCS}:delay_enter={HANG_MICROSECONDS}"
-    command = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={SYNCS}", "-e", delay]
-    tracer = subprocess.Popen([*command, "-p", str(daemon.pid)])
+def hung_disk(daemon: Daemon, *faults: str) -> Iterator[None]:
+    """What the daemon begins to write meanwhile meets the `faults`."""
+    injected = [option for fault in faults for option in ("-e", f"inject={fault}")]
+    command = ["strace", "-f", "-qq", "-o", os.devnull, *injected, "-p", str(daemon.pid)]
+    tracer = subprocess.Popen(command)
     try:
         until(lambda: _is_traced(daemon), "strace is attached")
         yield
     finally:
         tracer.terminate()
         tracer.wait()
+
+
+def needs_direct_writes(daemon: Daemon) -> None:
+    try:
+        DirectWriter(daemon.state_dir / "cluster" / JOURNAL_FILE, JOURNAL_BYTES).close()
+    except OSError as error:
+        pytest.skip(f"writes wait in a thread here: {error}")
 
 
 def _is_traced(daemon: Daemon) -> bool:
@@ -147,13 +182,23 @@ def _is_traced(daemon: Daemon) -> bool:
 
 
 @needs_strace
-def test_a_leader_whose_disk_hangs_makes_way_and_comes_back(cluster: Cluster) -> None:
+@pytest.mark.parametrize("fault", [SLOW, LOST])
+def test_a_leader_whose_disk_hangs_makes_way_and_comes_back(cluster: Cluster, fault: str) -> None:
     leader = cluster.wait_leader()
-    with hung_disk(leader):
+    if fault == LOST:
+        needs_direct_writes(leader)
+
+    def makes_way() -> bool:
         with suppress(NefiaError):  # its followers may well store and confirm it
             leader.call("queue_push", timeout=0.2, payload="hangs")
+        return bool(leader.status()["state"] == "Follower")
+
+    with hung_disk(leader, fault):
+        until(makes_way, "it leads no more")
         next_change(cluster, without=leader)
-        until(lambda: leader.status()["state"] == "Follower", "it leads no more")
         assert "a write to the disk hangs" in leader.log_text
+    if fault == LOST:
+        leader.kill()
+        leader.start()
     cluster.wait_healthy()
     cluster.wait_equal()

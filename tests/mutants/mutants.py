@@ -285,10 +285,10 @@ MUTANTS = (
         13,
         "the old log goes in a transaction before its snapshot",
         RAFT_DB,
-        "        if not (self._only_extends(write)",
+        "        piece = self.begin_write(write)\n",
         "        if write.snapshot is not None:\n"
         "            self._change(lambda transaction: transaction.drop(self._log, delete=False))\n"
-        "        if not (self._only_extends(write)",
+        "        piece = self.begin_write(write)\n",
         ("tests/storage/test_snapshot_steps.py",),
         simulated=False,
     ),
@@ -317,6 +317,35 @@ MUTANTS = (
         "    os.fdatasync(fd)\n",
         "",
         ("tests/storage/test_journal.py",),
+        simulated=False,
+    ),
+    Mutant(
+        18,
+        "entries are acknowledged when the kernel has been asked to write them",
+        "nefia/storage/direct_writer.py",
+        "        self._then = then\n        return True\n",
+        "        self._then = lambda _: None\n"
+        "        then(outcome.Value(None))\n"
+        "        return True\n",
+        ("tests/storage/test_direct_writer.py",),
+        simulated=False,
+    ),
+    Mutant(
+        18,
+        "what the kernel writes by itself is not synced",
+        "nefia/storage/direct_writer.py",
+        " | os.O_DSYNC",
+        "",
+        ("tests/storage/test_direct_writer.py",),
+        simulated=False,
+    ),
+    Mutant(
+        18,
+        "raft.db takes the journal over without what is being written",
+        RAFT_DB,
+        "            transaction.cursor(self._log).putmulti(pending.entries, append=True)\n",
+        "            transaction.cursor(self._log).putmulti(pending.entries[:-1], append=True)\n",
+        ("tests/storage/test_direct_writer.py",),
         simulated=False,
     ),
     Mutant(
