@@ -89,9 +89,9 @@ class IoThread:
         then(result)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether the event loop knows that every job is done."""
-        return not self._unfinished
+    def unfinished(self) -> int:
+        """How many jobs the event loop does not yet know to be done."""
+        return self._unfinished
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, done in the thread. See `Job.wait`."""

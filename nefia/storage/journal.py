@@ -5,10 +5,10 @@ a file whose blocks are all there takes one sync, a third of the processor time 
 time on the clock (measured). So what only extends the log is written here, and moves to raft.db
 many entries at a time.
 
-The file has one size for ever. It is written from its beginning in each generation; the next one
-begins when a transaction of raft.db has taken over all of this one, and raft.db says which it is.
-So nothing is ever erased, and of what the file holds only the records of the present generation
-count.
+The file has one size for ever, and two halves, which take turns: one *generation* of entries fills
+one half, and while raft.db takes that over in the background, the next fills the other. raft.db
+says which generation is the first that it has not taken over. So nothing is ever erased, and of
+what the file holds only the records of that generation and of the one after it count.
 
 A record begins where a block does, for such can be written past the kernel's cache. A disk writes a
 sector whole or not at all. Each sector begins with a mark, its generation, so that
@@ -22,16 +22,20 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 import msgspec
+from attrs import define, field
 
 from nefia.errors import DataDamaged
 from nefia.storage import layout
 from nefia.storage.layout import BadChecksum
 
 JOURNAL_BYTES = 2 * 1024 * 1024
+HALF_BYTES = JOURNAL_BYTES // 2
+MAX_ENTRIES = 256
+"""Of a generation. A transaction gives up the interpreter lock at each that it takes over."""
 SECTOR_BYTES = 512
 BLOCK_BYTES = 4096
 """Of file systems, and of the disks that have the largest."""
@@ -47,6 +51,9 @@ _CHECKSUM = struct.Struct(">I")
 _HEADER_BYTES = _PLACE.size + _CHECKSUM.size
 _CONTENT_BYTES = SECTOR_BYTES - _MARK.size
 _SECTORS_OF_A_BLOCK = BLOCK_BYTES // SECTOR_BYTES
+
+Sealed: TypeAlias = tuple[bytes, bytes]
+"""An entry as raft.db keeps it: key and record (`layout`)."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -67,6 +74,19 @@ class Piece(NamedTuple):
     data: bytes
 
 
+@define(eq=False)
+class Generation:
+    """Entries that raft.db has not taken over. The newest may still be on their way to the disk.
+
+    Never emptied, since another thread may be reading it.
+    """
+
+    number: int
+    entries: list[Sealed] = field(factory=list)
+    size_bytes: int = 0
+    """Of its half of the file, so far."""
+
+
 def create(path: Path) -> None:
     """An empty journal, durable but for its name.
 
@@ -80,16 +100,14 @@ def create(path: Path) -> None:
 
 
 class Journal:
-    """An open journal. Methods raise OSError; after one nobody knows what the file holds.
+    """An open journal. Methods raise OSError; after one nobody knows what the file holds."""
 
-    Entries are those of `layout`: their key in raft.db, and the sealed record.
-    """
+    generations: tuple[Generation, ...]
+    """The one that is being filled, and before it, until `drop_older`, the one before."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `DataDamaged` if there is none."""
+        """Raises `DataDamaged` if there is none. To be followed by `read` and `begin`."""
         self._path = path
-        self._mark = _UNWRITTEN
-        self._end_bytes = 0
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -98,43 +116,75 @@ class Journal:
     def close(self) -> None:
         os.close(self._fd)
 
-    def read(self, generation: int, after: int) -> list[tuple[bytes, bytes]]:
-        """The entries of `generation`, which follow on entry `after`.
+    def read(self, first: int, after: int) -> None:
+        """Find generation `first`, whose entries follow on entry `after`, and the one after it.
 
         Raises `DataDamaged` if the file is not what was written, since what is not to be seen may
         have been acknowledged; with `index` where that is known.
         """
         data = os.pread(self._fd, JOURNAL_BYTES + 1, 0)
+        found: list[Generation] = []
         try:
             if len(data) != JOURNAL_BYTES:
                 raise _Bad(f"it is not {JOURNAL_BYTES} bytes long")
-            return list(_entries(data, generation, after))
+            for number in (first, first + 1):
+                half = data[_offset(number) :][:HALF_BYTES]
+                found.append(Generation(number, list(_entries(half, number, after))))
+                after += len(found[-1].entries)
         except _Bad as error:
             raise DataDamaged(f"{self._path} is damaged: {error}", index=error.index) from error
+        self.generations = tuple(found)
 
-    def begin(self, generation: int) -> None:
-        """From here on it is of `generation`, and empty: raft.db has all of the one before."""
-        self._mark = _MARK.pack(generation, generation ^ _ALL_BITS)
-        self._end_bytes = 0
+    def begin(self, number: int) -> None:
+        """Nothing in the file counts any more: raft.db has all of it."""
+        self.generations = (Generation(number),)
 
-    def place(self, entries: Sequence[tuple[bytes, bytes]]) -> Piece | None:
-        """What holds `entries`, to be written before anything else; None if it has no room."""
+    def drop_older(self) -> None:
+        """raft.db has the older of two generations."""
+        self.generations = self.generations[-1:]
+
+    def append(self, entries: Sequence[Sealed]) -> Piece | None:
+        """What holds `entries`, to be written before anything else; None if there is no room."""
         body = _pack([record for _, record in entries])
-        place = _PLACE.pack(layout.log_index(entries[0][0]), len(body))
         count = _sectors(len(body))
-        piece_bytes = count * SECTOR_BYTES
-        if self._end_bytes + piece_bytes > JOURNAL_BYTES:
+        generation = self._with_room(count * SECTOR_BYTES, len(entries))
+        if generation is None:
             return None
+        place = _PLACE.pack(layout.log_index(entries[0][0]), len(body))
         content = place + _CHECKSUM.pack(crc32(place)) + body
         content = content.ljust(count * _CONTENT_BYTES, b"\0")
         starts = range(0, len(content), _CONTENT_BYTES)
-        data = self._mark.join([b"", *[content[at : at + _CONTENT_BYTES] for at in starts]])
-        self._end_bytes += piece_bytes
-        return Piece(self._end_bytes - piece_bytes, data)
+        sectors = [b"", *[content[at : at + _CONTENT_BYTES] for at in starts]]
+        offset = _offset(generation.number) + generation.size_bytes
+        generation.size_bytes += count * SECTOR_BYTES
+        generation.entries += entries
+        return Piece(offset, _mark(generation.number).join(sectors))
+
+    def _with_room(self, size_bytes: int, count: int) -> Generation | None:
+        """The newest generation; the next, if that is full and raft.db has the one before it."""
+        newest = self.generations[-1]
+        if (
+            newest.size_bytes + size_bytes <= HALF_BYTES
+            and len(newest.entries) + count <= MAX_ENTRIES
+        ):
+            return newest
+        if len(self.generations) > 1 or size_bytes > HALF_BYTES or count > MAX_ENTRIES:
+            return None
+        following = Generation(newest.number + 1)
+        self.generations = (newest, following)
+        return following
 
     def write(self, piece: Piece) -> None:
         """Durable when it returns."""
         _write(self._fd, piece.data, piece.offset)
+
+
+def _offset(number: int) -> int:
+    return number % 2 * HALF_BYTES
+
+
+def _mark(number: int) -> bytes:
+    return _MARK.pack(number, number ^ _ALL_BITS)
 
 
 def _sectors(body_bytes: int) -> int:
@@ -152,7 +202,7 @@ def _write(fd: int, data: bytes, offset: int) -> None:
     os.fdatasync(fd)
 
 
-def _entries(data: bytes, generation: int, after: int) -> Iterator[tuple[bytes, bytes]]:
+def _entries(data: bytes, generation: int, after: int) -> Iterator[Sealed]:
     due = after + 1
     for first_index, records in _records(data, generation):
         if first_index != due:

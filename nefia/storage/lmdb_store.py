@@ -85,6 +85,7 @@ class LmdbStore:
         self._closed = False
         self._written = trio.Event()
         self._direct: DirectWriter | None = None
+        self._takeovers = 0
         self._db: RaftDb
 
     @property
@@ -103,7 +104,7 @@ class LmdbStore:
             nursery.start_soon(self._settle_at_rest)
             with suppress(OSError):  # then the thread does it
                 path = self._data_dir / layout.JOURNAL_FILE
-                self._direct = DirectWriter(path, journal.JOURNAL_BYTES)
+                self._direct = DirectWriter(path, journal.HALF_BYTES)
             task_status.started()
             if self._direct is not None:
                 try:
@@ -124,7 +125,8 @@ class LmdbStore:
     def begin_write(self, write: Write, ended: Ended) -> None:
         self._written.set()
         tell = partial(self._tell, ended, time.perf_counter())
-        direct = self._direct if self._writer.is_idle else None
+        # Beside what takes over one half of the journal the loop may write to the other.
+        direct = self._direct if self._writer.unfinished == self._takeovers else None
         piece = self._db.begin_write(write) if direct is not None else None
         if direct is None or piece is None:
             self._writer.begin(partial(self._db.write, write), tell)
@@ -137,6 +139,9 @@ class LmdbStore:
     def _tell(self, ended: Ended, began: float, result: Outcome[None]) -> None:
         if isinstance(result, Value):
             self.wrote(time.perf_counter() - began)
+            if self._db.must_take_over and not self._takeovers:
+                self._takeovers = 1
+                self._writer.begin(self._db.take_over, self._taken_over)
             ended(None)
             return
         try:
@@ -144,6 +149,10 @@ class LmdbStore:
                 result.unwrap()
         except Exception as error:
             ended(error)
+
+    def _taken_over(self, _: Outcome[None]) -> None:
+        """If it has failed, the next write is refused, and tells."""
+        self._takeovers = 0
 
     async def write(self, write: Write) -> None:
         await self._do(self._writer, partial(self._db.write, write))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar
 
 import lmdb
-from attrs import define, evolve, field
+from attrs import evolve
 from outcome import Outcome
 
 from nefia import errors, wire
@@ -30,7 +30,7 @@ from nefia.raft.configuration import Configuration
 from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState, SnapshotMeta
 from nefia.storage import files, journal, layout
-from nefia.storage.journal import Journal, Piece
+from nefia.storage.journal import Generation, Journal, Piece, Sealed
 from nefia.storage.layout import BadChecksum
 from nefia.storage.store import Identity, Stored
 
@@ -54,15 +54,10 @@ Each deletion gives up the interpreter lock; thousands at once would make a writ
 this transaction wait for the event loop as often.
 """
 
-MAX_PENDING_ENTRIES = 256
-"""In the journal. A transaction gives up the interpreter lock at each that it takes over, too."""
-
 FIRST_GENERATION = 1
 
 _Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 _Database: TypeAlias = "lmdb._Database"
-_Sealed: TypeAlias = tuple[bytes, bytes]
-"""An entry as raft.db keeps it: key and record."""
 _Record: TypeAlias = Identity | HardState | SnapshotMeta
 
 _R = TypeVar("_R", Identity, HardState, SnapshotMeta)
@@ -93,17 +88,6 @@ def create(path: Path, identity: Identity) -> None:
 def _put(transaction: _Transaction, meta: _Database, key: bytes, value: _Record | int) -> None:
     body = b"%d" % value if isinstance(value, int) else _RECORDS.encode(value)
     transaction.put(key, layout.seal(key, body), db=meta)
-
-
-@define(eq=False)
-class _Pending:
-    """What one generation of the journal holds and raft.db does not.
-
-    Never emptied: see `_entries`. The newest may still be on their way to the disk.
-    """
-
-    generation: int
-    entries: list[_Sealed] = field(factory=list)
 
 
 class RaftDb:
@@ -147,15 +131,20 @@ class RaftDb:
             journal.create(path)
             files.sync_directory(path.parent)
         self._journal = Journal(path)
-        self._pending = _Pending(generation, self._journal.read(generation, self._last_index))
-        self._last_index += len(self._pending.entries)
-
-        def note_format(transaction: _Transaction) -> None:
-            _put(transaction, self._meta, layout.FORMAT, layout.FORMAT_VERSION)
+        self._journal.read(generation, self._last_index)
+        self._last_index += len(self._pending)
 
         # Though there may be nothing to take over: a record that was cut off must not stand in the
         # way of the next ones.
-        self._commit(note_format)
+        with self._environment.begin(write=True) as transaction:
+            number = self._take_all(transaction)
+            _put(transaction, self._meta, layout.FORMAT, layout.FORMAT_VERSION)
+        self._journal.begin(number)
+
+    @property
+    def _pending(self) -> list[Sealed]:
+        """What the journal holds and raft.db does not."""
+        return [sealed for each in self._journal.generations for sealed in each.entries]
 
     def close(self) -> None:
         """What is durable is so without it; raft.db then has all of it."""
@@ -170,7 +159,7 @@ class RaftDb:
 
     def load(self, tail_bytes: int) -> Stored:
         """See `LogStore.load`. Reads and checks the whole log."""
-        pending = self._pending
+        generations = self._journal.generations
         with self._reader() as transaction:
             hard_state = self._get(transaction, layout.HARD_STATE, HardState) or HardState()
             base = self._base(transaction)
@@ -179,7 +168,7 @@ class RaftDb:
             configurations: list[tuple[int, Configuration]] = []
             tail: deque[Entry] = deque()
             tail_size_bytes = 0
-            for entry in self._entries(transaction, pending, index + 1):
+            for entry in self._entries(transaction, generations, index + 1):
                 index = entry.index
                 if entry.term != term:
                     term = entry.term
@@ -204,11 +193,11 @@ class RaftDb:
         """See `LogStore.read`."""
         found: list[Entry] = []
         size_bytes = 0
-        pending = self._pending
+        generations = self._journal.generations
         with self._reader() as transaction:
             if first <= _index(self._base(transaction)):
                 raise KeyError(first)
-            entries = self._entries(transaction, pending, first)
+            entries = self._entries(transaction, generations, first)
             for entry in islice(entries, last + 1 - first):
                 size_bytes += entry.size_bytes
                 if found and size_bytes > limit_bytes:
@@ -226,17 +215,22 @@ class RaftDb:
         except (lmdb.Error, OSError) as error:
             raise self._translated(error) from error
 
-    def _entries(self, transaction: _Transaction, pending: _Pending, first: int) -> Iterator[Entry]:
+    def _entries(
+        self, transaction: _Transaction, generations: Sequence[Generation], first: int
+    ) -> Iterator[Entry]:
         """The entries from `first` to the newest, each checked; none if the log ends before.
 
-        `pending`: from before the transaction began. It has what the transaction lacks if they are
-        of one generation; else it has been taken over, and may have been truncated since.
+        `generations`: from before the transaction began, which lacks what it has not taken over.
+        Of what it has, some may have been truncated since.
         """
         start = layout.log_key(first)
         cursor = transaction.cursor(self._log)
-        found: Iterable[_Sealed] = cursor if cursor.set_range(start) else ()
-        if self._number(transaction, layout.GENERATION) == pending.generation:
-            found = chain(found, [sealed for sealed in pending.entries if sealed[0] >= start])
+        found: Iterable[Sealed] = cursor if cursor.set_range(start) else ()
+        due_generation = self._number(transaction, layout.GENERATION) or FIRST_GENERATION
+        for generation in generations:
+            if generation.number >= due_generation:
+                pending = [sealed for sealed in generation.entries if sealed[0] >= start]
+                found = chain(found, pending)
         for due, (key, record) in enumerate(found, first):
             if key != layout.log_key(due):
                 self._damaged(f"entry {due} is missing", index=due)
@@ -298,9 +292,8 @@ class RaftDb:
         if not self._only_extends(write):
             return None
         records = [_record(entry) for entry in entries]
-        piece = self._journal.place(records)
+        piece = self._journal.append(records)
         if piece is not None:
-            self._pending.entries += records
             self._last_index += len(records)
         return piece
 
@@ -323,12 +316,28 @@ class RaftDb:
             and write.hard_state is None
             and write.snapshot is None
             and write.compact is None
-            and len(self._pending.entries) + len(write.entries) <= MAX_PENDING_ENTRIES
         )
+
+    @property
+    def must_take_over(self) -> bool:
+        """Whether `take_over` is due. Until it is done the journal's other half must last."""
+        return len(self._journal.generations) > 1
+
+    def take_over(self) -> None:
+        """Have what fills one half of the journal in raft.db, while writes go on to the other."""
+        if not self.must_take_over:
+            return
+        older, newer = self._journal.generations
+        with self._transaction() as transaction:
+            cursor = transaction.cursor(self._log)
+            cursor.putmulti(older.entries, append=True)
+            _put(transaction, self._meta, layout.GENERATION, newer.number)
+            self._compact(cursor, len(older.entries))
+        self._journal.drop_older()
 
     def settle(self) -> None:
         """Have all entries in raft.db, and the journal empty."""
-        if self._pending.entries:
+        if self._pending:
             self._change(lambda transaction: self._apply(transaction, Write(sequence=0), []))
 
     def join(self, cluster_id: str, lineage: str) -> None:
@@ -367,8 +376,7 @@ class RaftDb:
             self._put_meta(transaction, layout.SNAPSHOT, base)
             self._base_index = base.index
         self._last_index = self._last_in(cursor)
-        added = len(records) + len(self._pending.entries)
-        self._compact(cursor, max(COMPACTED_PER_WRITE, 2 * added))
+        self._compact(cursor, len(records) + len(self._pending))
 
     def _put_meta(self, transaction: _Transaction, key: bytes, value: _Record) -> None:
         _put(transaction, self._meta, key, value)
@@ -380,23 +388,45 @@ class RaftDb:
             while cursor.delete():
                 pass
 
-    def _compact(self, cursor: lmdb.Cursor[bytes], limit: int) -> None:
-        """Delete up to `limit` of the entries that the base stands for, the oldest first."""
+    def _compact(self, cursor: lmdb.Cursor[bytes], added: int) -> None:
+        """Delete some of the entries that the base stands for, the oldest first."""
         if not cursor.first():
             return
+        limit = max(COMPACTED_PER_WRITE, 2 * added)
         for _ in range(min(limit, self._base_index + 1 - layout.log_index(cursor.key()))):
             cursor.delete()
 
     def _change(
-        self, apply: Callable[[_Transaction], None], records: Sequence[_Sealed] = ()
+        self, apply: Callable[[_Transaction], None], records: Sequence[Sealed] = ()
     ) -> None:
-        """One transaction, which adds `records`: durable when this returns."""
+        """One transaction, which adds all that is pending, and `records`. The journal is empty."""
+        with self._transaction(records) as transaction:
+            number = self._take_all(transaction)
+            apply(transaction)
+        self._journal.begin(number)
+
+    def _take_all(self, transaction: _Transaction) -> int:
+        """Returns the number of the journal's next generation.
+
+        It leaves one out, so that a raft.db that was put back from before is noticed: it finds
+        marks that nobody can have written.
+        """
+        if pending := self._pending:
+            transaction.cursor(self._log).putmulti(pending, append=True)
+        number = self._journal.generations[-1].number + 2
+        _put(transaction, self._meta, layout.GENERATION, number)
+        return number
+
+    @contextmanager
+    def _transaction(self, records: Sequence[Sealed] = ()) -> Iterator[_Transaction]:
+        """Room for what is pending and `records`, and a transaction, durable when this ends."""
         with self._writing():
             self._reserve(records)
             self._may_append = True
             with self._reading:
                 pass
-            self._commit(apply)
+            with self._environment.begin(write=True) as transaction:
+                yield transaction
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -412,28 +442,16 @@ class RaftDb:
             self._failure = self._translated(error)
             raise self._failure from error
 
-    def _commit(self, apply: Callable[[_Transaction], None]) -> None:
-        """Take over what is pending, and then `apply`; the journal's next generation begins."""
-        pending = self._pending
-        generation = pending.generation + 1
-        with self._environment.begin(write=True) as transaction:
-            if pending.entries:
-                transaction.cursor(self._log).putmulti(pending.entries, append=True)
-            _put(transaction, self._meta, layout.GENERATION, generation)
-            apply(transaction)
-        self._pending = _Pending(generation)
-        self._journal.begin(generation)
-
-    def _reserve(self, records: Sequence[_Sealed]) -> None:
-        """Have blocks for a transaction, and for all that the journal's next generation can hold.
+    def _reserve(self, records: Sequence[Sealed]) -> None:
+        """Have blocks for what a transaction adds, and for all that the journal can hold after it.
 
         So what is appended there meets no full disk, neither at once nor when it is taken over.
         """
         used_bytes = (self._environment.info()["last_pgno"] + 1) * self._page_bytes
-        added = [len(record) for _, record in chain(self._pending.entries, records)]
+        added = [len(record) for _, record in chain(self._pending, records)]
         needed_bytes = used_bytes + ROOM_BYTES
         needed_bytes += self._room_bytes(len(added), sum(added))
-        needed_bytes += self._room_bytes(MAX_PENDING_ENTRIES, journal.JOURNAL_BYTES)
+        needed_bytes += self._room_bytes(2 * journal.MAX_ENTRIES, journal.JOURNAL_BYTES)
         have_bytes = os.fstat(self._fd).st_size
         while have_bytes < needed_bytes:
             have_bytes += os.pwrite(self._fd, _ZEROS, have_bytes)

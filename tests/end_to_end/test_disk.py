@@ -14,7 +14,7 @@ import pytest
 
 from nefia.errors import NefiaError
 from nefia.storage.direct_writer import DirectWriter
-from nefia.storage.journal import JOURNAL_BYTES
+from nefia.storage.journal import HALF_BYTES
 from nefia.storage.layout import JOURNAL_FILE
 from tests.end_to_end.cluster import Cluster, Daemon, all_tasks, new_cluster, until
 from tests.end_to_end.takeover import next_change
@@ -170,7 +170,7 @@ def hung_disk(daemon: Daemon, *faults: str) -> Iterator[None]:
 
 def needs_direct_writes(daemon: Daemon) -> None:
     try:
-        DirectWriter(daemon.state_dir / "cluster" / JOURNAL_FILE, JOURNAL_BYTES).close()
+        DirectWriter(daemon.state_dir / "cluster" / JOURNAL_FILE, HALF_BYTES).close()
     except OSError as error:
         pytest.skip(f"writes wait in a thread here: {error}")
 

@@ -1,51 +1,9 @@
-"""The table: which mistake, where it is planted, and which checks are to notice it.
-
-The numbers up to 18 are those of the list at the end of DESIGN.md, "Mistakes that Raft
-implementations really make"; 19 is what services add. `old` stands exactly once in `file`;
-`test_mutants_apply` sees to it that this stays so. `simulated`: whether the core simulator is asked
-first. It is not where the mistake lies outside the core, or where the simulator's clients and
-faults cannot meet it.
-"""
+"""The table: which mistake, where it is planted, and what is to notice it: see `mistakes`."""
 
 from __future__ import annotations
 
-from attrs import frozen
-
-MISTAKES = {
-    1: "vote not durable, or forgotten on stepping down in the same term",
-    2: "entries of old terms committed by counting",
-    3: "truncating on a stale append that does not conflict",
-    4: "a heartbeat that commits an unverified suffix",
-    5: "commit or match index going back",
-    6: "counting messages instead of voters, pre-votes as votes, votes of another round",
-    7: "a lease that survives handing over",
-    8: "a lease checked by a coarse timer, or checked and then acted on later",
-    9: "a pre-vote that changes state, or strands terms",
-    10: "a configuration not rolled back when its entry is truncated",
-    11: "a membership change before an entry of the own term is committed",
-    12: "an identity reused with an empty log",
-    13: "a crash between the steps of a snapshot",
-    14: "a leader with a stalled disk that goes on heartbeating",
-    15: "fsync tried again after it failed",
-    16: "any certificate of the CA may speak Raft, connections without limit",
-    17: "an unknown outcome tried again and applied twice",
-    18: "applied index not atomic with the state, acknowledged before durable",
-    19: "the services of two leaders at once",
-}
-
-
-@frozen
-class Mutant:
-    """`tests`: pytest's node ids or files; they are run if the simulator notices nothing."""
-
-    mistake: int
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-    simulated: bool = True
-
+from tests.mutants.mistakes import Mutant
+from tests.mutants.storage_mutants import STORAGE_MUTANTS
 
 CORE = "nefia/raft/core.py"
 DURABILITY = "nefia/raft/durability.py"
@@ -55,7 +13,6 @@ LEADER = "nefia/raft/leader.py"
 LOG = "nefia/raft/log.py"
 ACCEPTOR = "nefia/net/acceptor.py"
 REPLICA = "nefia/node/replica.py"
-RAFT_DB = "nefia/storage/raft_db.py"
 TENURE = "nefia/raft/tenure.py"
 LEADERSHIP = "nefia/services/leadership.py"
 
@@ -282,73 +239,6 @@ MUTANTS = (
         ("tests/raft/test_raft_durability.py",),
     ),
     Mutant(
-        13,
-        "the old log goes in a transaction before its snapshot",
-        RAFT_DB,
-        "        piece = self.begin_write(write)\n",
-        "        if write.snapshot is not None:\n"
-        "            self._change(lambda transaction: transaction.drop(self._log, delete=False))\n"
-        "        piece = self.begin_write(write)\n",
-        ("tests/storage/test_snapshot_steps.py",),
-        simulated=False,
-    ),
-    Mutant(
-        15,
-        "a damaged record of the journal is taken for its end",
-        "nefia/storage/journal.py",
-        '            raise _Bad(f"sector {sector} begins no record")\n',
-        "            break\n",
-        ("tests/storage/test_journal.py",),
-        simulated=False,
-    ),
-    Mutant(
-        15,
-        "the journal goes on in the generation that a crash has cut off",
-        RAFT_DB,
-        "        generation = pending.generation + 1\n",
-        "        generation = pending.generation + bool(pending.entries)\n",
-        ("tests/storage/test_journal.py",),
-        simulated=False,
-    ),
-    Mutant(
-        18,
-        "entries are acknowledged before the journal is synced",
-        "nefia/storage/journal.py",
-        "    os.fdatasync(fd)\n",
-        "",
-        ("tests/storage/test_journal.py",),
-        simulated=False,
-    ),
-    Mutant(
-        18,
-        "entries are acknowledged when the kernel has been asked to write them",
-        "nefia/storage/direct_writer.py",
-        "        self._then = then\n        return True\n",
-        "        self._then = lambda _: None\n"
-        "        then(outcome.Value(None))\n"
-        "        return True\n",
-        ("tests/storage/test_direct_writer.py",),
-        simulated=False,
-    ),
-    Mutant(
-        18,
-        "what the kernel writes by itself is not synced",
-        "nefia/storage/direct_writer.py",
-        " | os.O_DSYNC",
-        "",
-        ("tests/storage/test_direct_writer.py",),
-        simulated=False,
-    ),
-    Mutant(
-        18,
-        "raft.db takes the journal over without what is being written",
-        RAFT_DB,
-        "            transaction.cursor(self._log).putmulti(pending.entries, append=True)\n",
-        "            transaction.cursor(self._log).putmulti(pending.entries[:-1], append=True)\n",
-        ("tests/storage/test_direct_writer.py",),
-        simulated=False,
-    ),
-    Mutant(
         14,
         "a leader with a hanging disk goes on",
         LEADER,
@@ -359,16 +249,6 @@ MUTANTS = (
             "tests/raft/test_raft_elections.py::test_a_leader_whose_write_hangs_hands_over",
             "tests/node/test_node_failover.py::test_a_leader_whose_disk_hangs_hands_over",
         ),
-        simulated=False,
-    ),
-    Mutant(
-        15,
-        "a failed write may be tried again",
-        RAFT_DB,
-        "            self._failure = self._translated(error)\n"
-        "            raise self._failure from error\n",
-        "            raise self._translated(error) from error\n",
-        ("tests/storage/test_store_contract.py",),
         simulated=False,
     ),
     Mutant(
@@ -525,4 +405,5 @@ MUTANTS = (
         SERVICES,
         simulated=False,
     ),
+    *STORAGE_MUTANTS,
 )

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from tests.mutants.mutants import MISTAKES, MUTANTS, Mutant
+from tests.mutants.mistakes import MISTAKES, Mutant
+from tests.mutants.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("nefia", "tests", "fixtures")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from tests.mutants.mutants import MISTAKES, MUTANTS, Mutant
+from tests.mutants.mistakes import MISTAKES, Mutant
+from tests.mutants.mutants import MUTANTS
 from tests.mutants.run import ROOT, SIMULATOR, NotApplicable, Verdict, judged, planted, row
 
 

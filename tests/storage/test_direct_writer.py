@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from nefia.raft.entries import HardState
 from nefia.storage import direct_writer, lmdb_store
 from nefia.storage.direct_writer import DirectWriter
 from nefia.storage.io_thread import Then
-from nefia.storage.journal import BLOCK_BYTES
+from nefia.storage.journal import BLOCK_BYTES, MAX_ENTRIES
 from nefia.storage.lmdb_store import LmdbStore, open_lmdb
 from nefia.storage.raft_db import RaftDb
 from tests.storage.lmdb_files import ALL_BYTES, marked
@@ -284,7 +284,7 @@ async def test_a_write_that_is_out_when_raft_db_takes_the_journal_over_is_kept(
         patch.setattr(DirectWriter, "begin", wait)
         ends = extend(store, 1)
         with trio.fail_after(TIMEOUT_SECONDS):
-            while store._db._pending.entries:  # noqa: ASYNC110, a thread changes it
+            while store._db._pending:  # noqa: ASYNC110, a thread changes it
                 await trio.sleep(0.01)
     assert not ends.told
     assert late.pop()()
@@ -292,6 +292,55 @@ async def test_a_write_that_is_out_when_raft_db_takes_the_journal_over_is_kept(
     assert await as_a_crash_leaves_it(tmp_path / "cluster") == [1]
     assert await extend(store, 2).wait(1) == [None]
     assert await as_a_crash_leaves_it(tmp_path / "cluster") == [1, 2]
+
+
+@pytest.fixture
+def takeover(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Whoever takes over one half of the journal waits for this."""
+    go_on = threading.Event()
+    take_over = RaftDb.take_over
+
+    def wait(db: RaftDb) -> None:
+        go_on.wait(TIMEOUT_SECONDS)
+        take_over(db)
+
+    monkeypatch.setattr(RaftDb, "take_over", wait)
+    yield go_on
+    go_on.set()
+
+
+async def test_writes_go_on_while_a_half_is_taken_over(
+    store: LmdbStore, tmp_path: Path, takeover: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threads_write(monkeypatch)
+    for index in range(1, 2 * MAX_ENTRIES + 1):
+        assert await extend(store, index).wait(1) == [None]
+    assert not asked
+    assert store._db.must_take_over
+    ends = extend(store, 2 * MAX_ENTRIES + 1)
+    await trio.sleep(0.02)
+    assert not ends.told, "there is no third half"
+    takeover.set()
+    assert await ends.wait(1) == [None]
+    found = await as_a_crash_leaves_it(tmp_path / "cluster")
+    assert found == list(range(1, 2 * MAX_ENTRIES + 2))
+
+
+async def test_a_half_that_cannot_be_taken_over_stops_the_store(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "planted")
+
+    monkeypatch.setattr(RaftDb, "_reserve", fail)
+    told: list[Exception | None] = []
+    for index in range(1, 3 * MAX_ENTRIES):
+        told = await extend(store, index).wait(1)
+        if told != [None]:
+            break
+    assert index > MAX_ENTRIES
+    assert isinstance(told[0], errors.DiskFailed)
+    assert "planted" in told[0].message
 
 
 async def test_a_store_closes_with_a_write_under_way(tmp_path: Path, path: Path) -> None:

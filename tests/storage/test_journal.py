@@ -21,7 +21,7 @@ from nefia.raft.effects import Write
 from nefia.raft.entries import Entry, HardState
 from nefia.raft.log import MEMORY_BYTES
 from nefia.storage import layout, raft_db
-from nefia.storage.journal import JOURNAL_BYTES, SECTOR_BYTES
+from nefia.storage.journal import HALF_BYTES, JOURNAL_BYTES, MAX_ENTRIES, SECTOR_BYTES
 from nefia.storage.lmdb_store import open_lmdb
 from nefia.storage.raft_db import RaftDb
 from nefia.storage.store import Identity
@@ -110,14 +110,90 @@ def test_most_entries_stay_out_of_transactions_until_there_are_many(db: RaftDb, 
 
 
 def test_many_small_entries_are_taken_over_some_at_a_time(db: RaftDb, path: Path) -> None:
-    """Whoever writes next waits for it, and for the interpreter at each of them."""
-    most = 0
-    for index in range(1, 3 * raft_db.MAX_PENDING_ENTRIES):
+    """That gives up the interpreter at each of them."""
+    for index in range(1, 5 * MAX_ENTRIES):
         extend(db, index, index, 10)
-        most = max(most, len(db._pending.entries))
-    assert most == raft_db.MAX_PENDING_ENTRIES
-    assert in_transactions(crashed(path)) >= raft_db.MAX_PENDING_ENTRIES
-    assert len(found(crashed(path))) == 3 * raft_db.MAX_PENDING_ENTRIES - 1
+        if db.must_take_over:
+            db.take_over()
+        assert len(db._pending) <= MAX_ENTRIES
+    assert in_transactions(crashed(path)) >= 4 * MAX_ENTRIES - 1
+    assert len(found(crashed(path))) == 5 * MAX_ENTRIES - 1
+
+
+def fill_half(db: RaftDb, first: int) -> int:
+    """Until an entry is in the other half; returns its index."""
+    index = first
+    extend(db, index, index, 100_000)
+    while not db.must_take_over:
+        index += 1
+        extend(db, index, index, 100_000)
+    return index
+
+
+def test_one_half_is_filled_while_the_other_is_taken_over(db: RaftDb, path: Path) -> None:
+    last = 0
+    taken = 0
+    for _ in range(5):
+        last = fill_half(db, last + 1)
+        expected = [entry(i, 100_000) for i in range(1, last + 1)]
+        assert found(crashed(path)) == expected
+        assert in_transactions(crashed(path)) == taken
+        db.take_over()
+        taken = last - 1
+        assert in_transactions(crashed(path)) == taken
+        assert found(crashed(path)) == expected
+        assert db.read(1, last, 2**40) == tuple(expected)
+
+
+def test_where_both_halves_are_full_a_transaction_takes_all(db: RaftDb, path: Path) -> None:
+    last = fill_half(db, 1)
+    while db.must_take_over:
+        last += 1
+        extend(db, last, last, 100_000)
+    assert in_transactions(crashed(path)) == last
+    assert found(crashed(path)) == [entry(i, 100_000) for i in range(1, last + 1)]
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_what_power_failure_cuts_off_in_the_second_half_is_the_end(
+    db: RaftDb, path: Path, seed: int
+) -> None:
+    random = Random(seed)
+    last = 0
+    for _ in range(random.randint(0, 2)):
+        last = fill_half(db, last + 1)
+        db.take_over()
+    before = b""
+    while not db.must_take_over:
+        last += 1
+        before = journal_of(path).read_bytes()
+        extend(db, last, last, 100_000)
+    copy = crashed(path)
+    cut_off(copy, before, lambda count: {*random.choices(range(count), k=random.randint(1, 9))})
+    again = RaftDb(copy)
+    durable = [entry(i, 100_000) for i in range(1, last)]
+    assert [*again.load(2**40).tail] == durable
+    for _ in range(2):
+        durable.append(entry(len(durable) + 1, 700))
+        extend(again, len(durable), len(durable), 700)
+        assert found(crashed_elsewhere(copy)) == durable
+    again.close()
+
+
+def test_a_first_half_that_ends_early_is_damaged(db: RaftDb, path: Path) -> None:
+    """What is in the second was acknowledged after all of the first."""
+    empty = journal_of(path).read_bytes()
+    last = fill_half(db, 1)
+    assert last > 3
+    copy = crashed(path)
+    written = bytearray(journal_of(copy).read_bytes())
+    number = db._journal.generations[0].number
+    record_bytes = db._journal.generations[0].size_bytes // (last - 1)
+    at = number % 2 * HALF_BYTES + (last - 2) * record_bytes
+    written[at : at + record_bytes] = empty[at : at + record_bytes]
+    journal_of(copy).write_bytes(written)
+    with pytest.raises(errors.DataDamaged, match=f"entry {last} stands where entry {last - 1}"):
+        RaftDb(copy)
 
 
 def test_what_replaces_entries_of_the_journal_does(db: RaftDb, path: Path) -> None:
@@ -184,11 +260,11 @@ def test_a_flipped_bit_in_what_counts_is_refused(db: RaftDb, path: Path) -> None
     """Most of all in the newest record, behind which nothing shows that it was acknowledged."""
     newest = 0
     for index in range(1, 8):
-        newest = db._journal._end_bytes
+        newest = db._journal.generations[-1].size_bytes
         extend(db, index, index, index * 300)
     copy = crashed(path)
     sound, sound_db = journal_of(copy).read_bytes(), copy.read_bytes()
-    end = db._journal._end_bytes
+    end = db._journal.generations[-1].size_bytes
     random = Random(2)
     refused = 0
     for at in [*range(newest, newest + 64), *(random.randrange(end) for _ in range(400))]:
@@ -336,7 +412,7 @@ async def test_a_store_at_rest_has_everything_in_raft_db(tmp_path: Path) -> None
                 while len(ended) < index:  # noqa: ASYNC110, as a caller of `begin_write` hears it
                     await trio.sleep(0.001)
         with trio.fail_after(30):
-            while store._db._pending.entries:  # noqa: ASYNC110, a thread changes it
+            while store._db._pending:  # noqa: ASYNC110, a thread changes it
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert ended == [None, None]
