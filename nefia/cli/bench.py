@@ -303,7 +303,7 @@ def _result(load: Load, pushes: Pushes, in_flight: int, cpu: _Cpu) -> dict[str, 
     changes = len(ordered) * pushes.batch
     return {
         "changes": changes,
-        "seconds": round(load.seconds, 3),
+        "seconds": round(load.seconds, 6),
         "changes_per_second": round(changes / load.seconds, 1),
         "latency_ms": {
             "p50": round(percentile(ordered, 0.50) * 1000, 3),
