@@ -24,8 +24,12 @@ R = TypeVar("R", bound=attrs.AttrsInstance | Struct)
 DIGEST_BYTES = 32
 DIGEST_MODULUS = 1 << (8 * DIGEST_BYTES)
 
-MAX_UNCOUNTED_RECORDS = 2048
-"""Changed records that wait for the digest; some milliseconds of hashing."""
+MAX_UNCOUNTED_RECORDS = 256
+"""Changed records that wait for the digest: a third of a millisecond of hashing, at a time.
+
+More would be hashed less often where the same ones change again and again, and hold up more
+changes each time.
+"""
 
 
 _fields: dict[type, Callable[[object], object]] = {}

@@ -68,6 +68,8 @@ class DirectWriter:
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._buffer = mmap.mmap(-1, max_bytes)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+        self._block = ctypes.create_string_buffer(_IOCB.size)
+        self._blocks = (ctypes.c_void_p * 1)(ctypes.addressof(self._block))
         self._event = ctypes.create_string_buffer(_EVENT.size)
         self._size_bytes = 0
         self._then: Then[None] | None = None
@@ -81,8 +83,8 @@ class DirectWriter:
         self._size_bytes = len(data)
         self._buffer[: len(data)] = data
         to = (self._fd, self._address, len(data), offset)
-        block = _IOCB.pack(_PWRITE, 0, *to, _TELL_EVENTFD, self._ended)
-        if _quick(self._submit, self._context, _ONE, (ctypes.c_char_p * 1)(block)) < 0:
+        _IOCB.pack_into(self._block, 0, _PWRITE, 0, *to, _TELL_EVENTFD, self._ended)
+        if _quick(self._submit, self._context, _ONE, self._blocks) < 0:
             return False
         self._then = then
         return True
