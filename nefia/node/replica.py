@@ -289,7 +289,7 @@ class Replica:
         for message in messages:
             match message:
                 case AppendEntries() if message.term >= self.raft.term:
-                    self.cluster_clock.heard(now, message.cluster_ms)
+                    self.cluster_clock.heard(now, message.term, message.cluster_ms)
                 case InstallSnapshot() if not self.snapshots.may_install(message.snapshot):
                     continue
             self.raft.step(now, message)

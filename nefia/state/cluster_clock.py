@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 class ClusterClock:
-    """Every node has one: it counts on from the newest reading known, at this node's own rate.
+    """Every node has one: it counts on from the newest leader's reading, at this node's own rate.
 
     `now` is seconds on the node's clock and never goes back. Readings are whole milliseconds.
     While this node leads, readings never go back. A follower's may, by as much as its clock has
@@ -22,19 +22,22 @@ class ClusterClock:
         """`time_ms` is the machine's, as restored: the time for which nobody ran is not counted."""
         self._anchor = now
         self._anchor_ms = time_ms
+        self._term = 0
 
     def read(self, now: float) -> int:
         assert now >= self._anchor, (now, self._anchor)
         return self._anchor_ms + int((now - self._anchor) * 1000)
 
-    def heard(self, now: float, time_ms: int) -> None:
-        """A heartbeat of the leader said `time_ms`. One older than a known one counts for nothing.
+    def heard(self, now: float, term: int, time_ms: int) -> None:
+        """A heartbeat of the leader of `term` said `time_ms`.
 
-        It may be from a predecessor, or from a successor that missed the last heartbeat.
+        A late one counts for nothing. A later leader may be behind, and counts: it was restarted,
+        knows from entries only how late it was, and what it stamps is measured by its clock.
         """
-        if time_ms >= self._anchor_ms:
+        if (term, time_ms) >= (self._term, self._anchor_ms):
             self._anchor = now
             self._anchor_ms = time_ms
+            self._term = term
 
     def lead(self, now: float, time_ms: int) -> None:
         """This node leads from `now` on, and `time_ms` is the time of the newest entry it knows.

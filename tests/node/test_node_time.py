@@ -86,6 +86,27 @@ async def test_a_power_cut_of_all_costs_at_most_a_minute(cluster: Cluster) -> No
     assert await lifetime(cluster, opened["id"], trio.current_time()) <= IDLE_TIMEOUT_SECONDS
 
 
+async def test_time_that_a_later_leader_does_not_know_of_does_not_come_back(
+    cluster: Cluster,
+) -> None:
+    """One node has heard the time all along, when the others come back from a power cut."""
+    await cluster.ask("n1", "queue_push", payload="stamped")
+    await trio.sleep(40)
+    cluster.isolate("n3")
+    for name in ("n1", "n2"):
+        cluster.crash(name)
+    for name in ("n1", "n2"):
+        await cluster.start(name)
+    leader = await cluster.new_leader()
+    began = trio.current_time()
+    session = (await cluster.ask(leader, "session_open", host="web"))["session"]
+    cluster.heal()
+    await cluster.until(cluster.is_calm)
+    await cluster.ask(leader, "transfer_leader", to="n3")
+    lived = await lifetime(cluster, session["id"], began)
+    assert lived >= IDLE_TIMEOUT_SECONDS - TOLERANCE_SECONDS
+
+
 async def test_time_entries_come_once_a_minute_while_something_can_expire(
     cluster: Cluster,
 ) -> None:
