@@ -125,6 +125,18 @@ def test_the_file_system_is_known(tmp_path: Path) -> None:
     assert direct_writer._file_system(Path("/proc")) == "proc"
 
 
+@pytest.mark.parametrize(
+    ("device", "kind"), [("254:0", "ext4"), ("254:1", ""), ("0:5", "tmpfs"), ("9:9", "")]
+)
+def test_what_is_mounted_says_which_file_system_it_is(device: str, kind: str) -> None:
+    mounts = (
+        "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard\n"
+        "22 21 254:1 / /srv rw shared:2 master:3 - ext4 /dev/vdb rw,data=journal\n"
+        "23 21 0:5 / /dev/shm rw - tmpfs shm rw,size=65536k\n"
+    )
+    assert direct_writer._type_of(device, mounts) == kind
+
+
 def test_a_write_is_durable_when_it_has_ended(path: Path) -> None:
     writer = DirectWriter(path, FILE_BYTES)
     flags = fcntl.fcntl(writer._fd, fcntl.F_GETFL)
