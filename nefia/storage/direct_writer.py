@@ -6,7 +6,8 @@ takes a fifth less time, on the clock and of the processors (docs/performance.md
 
 The file is opened with O_DIRECT and O_DSYNC, so a write that has ended is durable, and none has to
 wait for room in the kernel's cache. Of file systems only those are asked that carry such a write
-out without blocking whoever submits it.
+out without blocking whoever submits it, as long as they themselves are not stopped: one that is
+frozen, or whose own journal waits for a disk that hangs, blocks it (docs/guarantees.md).
 
 By ctypes, since Python has no such call and no library fits: caio takes no aligned buffers, and to
 import it holds the interpreter for 30 ms at every start. What it costs: a process with such a
@@ -22,6 +23,7 @@ import os
 import platform
 import struct
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import outcome
@@ -60,13 +62,17 @@ class DirectWriter:
         if calls is None or sys.maxsize < 2**32 or _file_system(path) not in _FILE_SYSTEMS:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         setup, self._destroy, self._submit, self._get_events = calls
-        self._fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
-        self._context = ctypes.c_ulong()
-        if _waiting(setup, 1, ctypes.byref(self._context)) < 0:
-            os.close(self._fd)
-            raise _last_error()
-        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._buffer = mmap.mmap(-1, max_bytes)
+        with ExitStack() as opened:
+            self._fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC | os.O_CLOEXEC)
+            opened.callback(os.close, self._fd)
+            self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            opened.callback(os.close, self._ended)
+            self._buffer = mmap.mmap(-1, max_bytes)
+            self._context = ctypes.c_ulong()
+            if _waiting(setup, 1, ctypes.byref(self._context)) < 0:
+                raise _last_error()
+            opened.callback(_waiting, self._destroy, self._context)
+            self._opened = opened.pop_all()
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
         self._block = ctypes.create_string_buffer(_IOCB.size)
         self._blocks = (ctypes.c_void_p * 1)(ctypes.addressof(self._block))
@@ -109,9 +115,7 @@ class DirectWriter:
 
     def close(self) -> None:
         """Waits for a write that is out, and some 30 ms for the kernel."""
-        _waiting(self._destroy, self._context)
-        os.close(self._ended)
-        os.close(self._fd)
+        self._opened.close()
 
 
 def _last_error() -> OSError:
@@ -123,14 +127,16 @@ def _file_system(path: Path) -> str:
     """Its type, as in proc(5), or nothing."""
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    return _type_of(number, Path("/proc/self/mountinfo").read_text())
+    # Of somebody's mount point any byte may be there as it is, line feeds and blanks excepted.
+    mounts = Path("/proc/self/mountinfo").read_bytes().decode("ascii", "replace")
+    return _type_of(number, mounts)
 
 
 def _type_of(device: str, mounts: str) -> str:
-    for line in mounts.splitlines():
+    for line in mounts.split("\n"):
         mount, _, source = line.partition(" - ")
-        if mount.split()[2] == device:
-            kind, *_, options = source.split()
+        if mount.split(" ")[2:3] == [device]:
+            kind, *_, options = source.split(" ")
             # Then ext4 goes through its journal, and whoever submits waits.
             return "" if "data=journal" in options.split(",") else kind
     return ""

@@ -17,9 +17,11 @@ import lmdb
 
 DATABASE_FILE = "raft.db"
 JOURNAL_FILE = "raft.journal"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when this layout or what `nefia.wire` makes of an entry changes."""
 FORMAT_WITHOUT_JOURNAL = 1
+KNOWN_FORMATS = (FORMAT_WITHOUT_JOURNAL, FORMAT_VERSION)
+"""Builds of a single day wrote format 2, whose journal would be read past what it holds."""
 
 META = b"meta"
 LOG = b"log"

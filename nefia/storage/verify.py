@@ -79,6 +79,8 @@ def _check_format(path: Path, record: bytes | None) -> None:
             f"{path} has format {version}, this nefia knows up to {layout.FORMAT_VERSION}",
             hint="Run the newer nefia that wrote it.",
         )
+    if version not in layout.KNOWN_FORMATS:
+        raise DataDamaged(f"{path} has format {version}, which no released nefia has written")
 
 
 def _check_meta(path: Path, cursor: lmdb.Cursor[bytes]) -> None:

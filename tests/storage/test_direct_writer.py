@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from nefia.storage.raft_db import RaftDb
 from tests.storage.lmdb_files import ALL_BYTES, marked
 
 FILE_BYTES = 16 * BLOCK_BYTES
+needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 TIMEOUT_SECONDS = 30
 
 Result = outcome.Outcome[None]
@@ -133,8 +135,39 @@ def test_what_is_mounted_says_which_file_system_it_is(device: str, kind: str) ->
         "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard\n"
         "22 21 254:1 / /srv rw shared:2 master:3 - ext4 /dev/vdb rw,data=journal\n"
         "23 21 0:5 / /dev/shm rw - tmpfs shm rw,size=65536k\n"
+        "24 21 0:6 / /mnt/b\ufffd\x0bro\x1c rw - fuse  rw\n"
     )
     assert direct_writer._type_of(device, mounts) == kind
+
+
+def test_what_cannot_be_opened_leaves_nothing_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "planted")
+
+    for call in ("os.eventfd", "mmap.mmap", "nefia.storage.direct_writer._last_error"):
+        with monkeypatch.context() as patch:
+            patch.setattr(call, fail)
+            if "_last_error" in call:
+                patch.setattr(direct_writer, "_waiting", lambda *_: -1)
+            with pytest.raises(OSError, match="planted"):
+                DirectWriter(path, FILE_BYTES)
+        assert os.listdir("/proc/self/fd") == before
+
+
+@needs_mount
+def test_any_mount_point_may_be_there(path: Path, tmp_path: Path) -> None:
+    """The kernel writes most bytes of its name as they are."""
+    strange = os.fsencode(tmp_path) + b"/b\374ro\x0b\x1c"
+    os.mkdir(strange)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", strange], check=True)
+    try:
+        DirectWriter(path, FILE_BYTES).close()
+    finally:
+        subprocess.run(["umount", strange], check=True)
 
 
 def test_a_write_is_durable_when_it_has_ended(path: Path) -> None:

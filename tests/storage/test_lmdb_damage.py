@@ -141,7 +141,15 @@ async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = await filled(tmp_path)
     newer = b"%d" % (layout.FORMAT_VERSION + 1)
     rewrite_meta(path, layout.FORMAT, layout.seal(layout.FORMAT, newer))
-    with pytest.raises(errors.NewerFormat, match="format 3"):
+    with pytest.raises(errors.NewerFormat, match="format 4"):
+        await open_lmdb(tmp_path, "node-1")
+
+
+async def test_a_format_that_was_never_released_is_refused(tmp_path: Path) -> None:
+    """Its journal would seem to hold less than it does."""
+    path = await filled(tmp_path)
+    rewrite_meta(path, layout.FORMAT, layout.seal(layout.FORMAT, b"2"))
+    with pytest.raises(errors.DataDamaged, match="format 2, which no released"):
         await open_lmdb(tmp_path, "node-1")
 
 
