@@ -87,6 +87,11 @@ class Generation:
     """Of its half of the file, so far."""
 
 
+def may_hold(count: int, size_bytes: int) -> bool:
+    """Whether an empty half has room for so many entries. To be asked before they are encoded."""
+    return count <= MAX_ENTRIES and size_bytes <= HALF_BYTES
+
+
 def create(path: Path) -> None:
     """An empty journal, durable but for its name.
 
@@ -168,7 +173,7 @@ class Journal:
             and len(newest.entries) + count <= MAX_ENTRIES
         ):
             return newest
-        if len(self.generations) > 1 or size_bytes > HALF_BYTES or count > MAX_ENTRIES:
+        if len(self.generations) > 1 or not may_hold(count, size_bytes):
             return None
         following = Generation(newest.number + 1)
         self.generations = (newest, following)

@@ -289,7 +289,7 @@ class RaftDb:
         entries = write.entries
         first, last = (entries[0].index, entries[-1].index) if entries else (0, -1)
         assert last - first == len(entries) - 1, "a gap"
-        if not self._only_extends(write):
+        if not self._is_for_the_journal(write):
             return None
         records = [_record(entry) for entry in entries]
         piece = self._journal.append(records)
@@ -307,7 +307,7 @@ class RaftDb:
         with self._writing():
             result.unwrap()
 
-    def _only_extends(self, write: Write) -> bool:
+    def _is_for_the_journal(self, write: Write) -> bool:
         return (
             self._may_append
             and self._failure is None
@@ -316,6 +316,7 @@ class RaftDb:
             and write.hard_state is None
             and write.snapshot is None
             and write.compact is None
+            and journal.may_hold(len(write.entries), sum(e.size_bytes for e in write.entries))
         )
 
     @property
